@@ -93,4 +93,4 @@ def _newest(image: Image) -> tuple[float, list[tuple[int, int, str]], str]:
 def _natural(text: str) -> list[tuple[int, int, str]]:
     """Sort runs of digits as the numbers that they are; equal numbers (`07`, `7`) by their digits."""
     parts = re.findall(r"[0-9]+|[^0-9]+", text)
-    return [(1, int(part), part) if part[0] in "0123456789" else (0, 0, part) for part in parts]
+    return [(0, int(part), part) if part[0] in "0123456789" else (1, 0, part) for part in parts]
