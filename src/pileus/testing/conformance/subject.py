@@ -174,7 +174,7 @@ class Scene:
 
     def deployment(self, id: str = "", name: str = "lab-1", *, bare: bool = False) -> Deployment:
         """A new deployment with its planned resources; `bare` for none, only its id."""
-        deployment = Deployment(id or secrets.token_hex(8), name)
+        deployment = Deployment(id or "d" + secrets.token_hex(7), name)
         self._deployment_ids.append(deployment.id)
         if not bare:
             for planned in self.driver.plan(self.subject.config, self.subject.public_key):
