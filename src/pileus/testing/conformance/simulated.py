@@ -47,5 +47,5 @@ def simulator_under_test(
             plant=lambda server_name: cloud.plant(name=server_name),
             stall=stall,
             hold_boots=hold_boots,
-            heavy_modules=("asyncssh", "boto3", "openstack"),
+            heavy_modules=("asyncssh", "boto3", "openstack", "xmlrpc.server"),
         )
