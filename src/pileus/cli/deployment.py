@@ -1,0 +1,306 @@
+"""Verbs on the whole deployment: check, deploy, flavors, images, quota, audit, teardown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pileus.cli import render
+from pileus.cli.invocation import Invocation
+from pileus.cli.parameters import CORES, MEMORY, json_option, verb, yes_option
+from pileus.cli.quantities import show_duration, show_megabytes
+from pileus.cli.render import Column
+
+if TYPE_CHECKING:
+    from pileus import AsyncProvider, Flavor, Image, Quota
+
+
+@verb("check")
+@json_option
+def check_command(invocation: Invocation, as_json: bool) -> int:
+    """Tell whether everything is there that is needed.
+
+    Shows where the settings come from, asks the provider what it can tell, and creates nothing. The exit status is 1 when something is
+    missing.
+    """
+    settings = invocation.settings
+
+    async def work(provider: AsyncProvider) -> list[Any]:
+        invocation.progress.doing(f"checking {provider.name}")
+        return list(await provider.check())
+
+    items = [
+        {"name": item.name, "ok": item.ok, "detail": item.detail, "hint": item.hint} for item in invocation.drive(work)
+    ]
+    settled = [
+        {
+            "name": key,
+            "ok": True,
+            "detail": f"{getattr(settings, key)} ({settings.origin.get(key, 'default')})",
+            "hint": "",
+        }
+        for key in ("provider", "name")
+    ]
+    items = settled + items
+    if as_json:
+        render.show_json(items)
+    else:
+        for item in items:
+            render.show(
+                f"{'ok  ' if item['ok'] else 'FAIL'}  {render.printable(item['name'])}: {render.printable(item['detail'])}"
+            )
+            if item["hint"] and not item["ok"]:
+                render.show(f"      try: {item['hint']}")
+    return 0 if all(item["ok"] for item in items) else 1
+
+
+@verb("deploy")
+@click.option(
+    "--port",
+    "ports",
+    type=click.IntRange(1, 65535),
+    multiple=True,
+    help="A TCP port to open; may be repeated [default: 22].",
+)
+@click.option("--open-to", metavar="CIDR", help="From where the ports may be reached [default: anywhere].")
+@click.option("--cidr", metavar="CIDR", help="The subnet to make, or, on a server of the cloud, to use.")
+@click.option("--gateway", metavar="ADDRESS", help="The subnet's gateway [default: its first address].")
+@click.option("--dns", "name_servers", metavar="ADDRESS", multiple=True, help="A name server; may be repeated.")
+@click.option("--config-drive", is_flag=True, help="Give servers a configuration drive, for networks without DHCP.")
+@click.option(
+    "--max-servers", type=click.IntRange(0), help="How many servers there may be at once [default: no limit]."
+)
+@json_option
+def deploy_command(invocation: Invocation, as_json: bool, **options: Any) -> None:
+    """Make what servers need: a key, a network, a firewall.
+
+    May be repeated: what is there already is kept, and what an earlier call that was killed left behind is settled. `spawn` and `run`
+    do this by themselves, with the defaults.
+    """
+    names = {
+        "ports": "required_ports",
+        "open_to": "ports_open_to",
+        "cidr": "cidr",
+        "gateway": "gateway_ip",
+        "name_servers": "dns_name_servers",
+        "config_drive": "use_config_drive",
+        "max_servers": "max_servers",
+    }
+    fields = {names[key]: value for key, value in options.items() if value not in (None, (), False)}
+
+    async def work(provider: AsyncProvider) -> dict[str, Any]:
+        invocation.progress.doing(f"deploying {provider.resource_name} on {provider.name}")
+        await provider.deploy(**fields)
+        return {
+            "provider": provider.name,
+            "name": provider.resource_name,
+            "deployment_id": provider.deployment_id,
+            "state": str(provider.state_path),
+            "private_key": str(provider.private_key_path),  # the file's path, never what is in it
+            "resources": dict(provider.resources.details),
+        }
+
+    made = invocation.drive(work)
+    if as_json:
+        render.show_json(made)
+        return
+    resources = made.pop("resources")
+    for key, value in {**made, **resources}.items():
+        render.show(f"{key}: {render.printable(str(value))}")
+
+
+@verb("flavors")
+@click.option("--cores", type=CORES, default=0, help="Only those with that many cores.")
+@click.option("--ram", type=MEMORY, default=0, help="Only those with that much memory: 4G, 500M, or MB.")
+@json_option
+def flavors_command(invocation: Invocation, cores: float, ram: int, as_json: bool) -> None:
+    """List the sizes of server on offer, the smallest first."""
+
+    async def work(provider: AsyncProvider) -> list[Flavor]:
+        invocation.progress.doing(f"asking {provider.name} for its flavors")
+        return await provider.flavors()
+
+    found = [flavor for flavor in invocation.drive(work) if flavor.cores >= cores and flavor.ram >= ram]
+    found.sort(key=lambda flavor: (flavor.cores, flavor.ram, flavor.disk, flavor.name))
+    if as_json:
+        render.show_json([asdict(flavor) for flavor in found])
+        return
+    columns = [
+        Column("NAME"),
+        Column("ID", shrink=True),
+        *(Column(t, right=True) for t in ("CORES", "RAM", "DISK", "PER HOUR")),
+    ]
+    render.show_table(
+        columns,
+        [
+            [
+                flavor.name,
+                flavor.id,
+                str(flavor.cores),
+                show_megabytes(flavor.ram),
+                f"{flavor.disk}G" if flavor.disk else "-",
+                "unknown" if flavor.price_per_hour is None else f"{flavor.price_per_hour:.4f}",
+            ]
+            for flavor in found
+        ],
+    )
+
+
+@verb("images")
+@json_option
+def images_command(invocation: Invocation, as_json: bool) -> None:
+    """List what servers can boot from, the default first."""
+
+    async def work(provider: AsyncProvider) -> list[Image]:
+        invocation.progress.doing(f"asking {provider.name} for its images")
+        return await provider.images()
+
+    found = invocation.drive(work)
+    if as_json:
+        render.show_json([asdict(image) for image in found])
+        return
+    columns = [
+        Column("NAME", shrink=True),
+        Column("ID", shrink=True),
+        Column("USER"),
+        Column("MIN RAM", right=True),
+        Column("MIN DISK", right=True),
+    ]
+    render.show_table(
+        columns,
+        [
+            [
+                image.name,
+                image.id,
+                image.default_user or "-",
+                show_megabytes(image.min_ram) if image.min_ram else "-",
+                f"{image.min_disk}G" if image.min_disk else "-",
+            ]
+            for image in found
+        ],
+    )
+
+
+@verb("quota")
+@json_option
+def quota_command(invocation: Invocation, as_json: bool) -> None:
+    """Show what the account may use, and uses."""
+
+    async def work(provider: AsyncProvider) -> Quota:
+        invocation.progress.doing(f"asking {provider.name} for its quota")
+        return await provider.quota()
+
+    quota = invocation.drive(work)
+    if as_json:
+        render.show_json(asdict(quota))
+        return
+    rows = [
+        ["cores", str(quota.used_cores), _limit(quota.max_cores, str)],
+        ["memory", show_megabytes(quota.used_ram), _limit(quota.max_ram, show_megabytes)],
+        ["servers", str(quota.used_instances), _limit(quota.max_instances, str)],
+        ["volumes", f"{quota.used_volume}G", _limit(quota.max_volume, lambda size: f"{size}G")],
+    ]
+    render.show_table([Column("WHAT"), Column("USED", right=True), Column("LIMIT", right=True)], rows)
+
+
+@verb("audit")
+@click.option(
+    "--all", "every_deployment", is_flag=True, help="Of every deployment that the account shows, not only this one."
+)
+@json_option
+def audit_command(invocation: Invocation, every_deployment: bool, as_json: bool) -> None:
+    """List all that exists in the cloud and is ours.
+
+    The cloud's own listing, joined with the state: whatever carries our mark is shown, also what the state knows nothing of. Settles what a
+    call that was killed left behind.
+    """
+
+    async def work(provider: AsyncProvider) -> Sequence[Any]:
+        invocation.progress.doing(f"listing what exists on {provider.name}")
+        return await provider.audit(every_deployment=every_deployment)
+
+    items = invocation.drive(work)
+    if as_json:
+        keys = (
+            "kind",
+            "id",
+            "name",
+            "deployment_id",
+            "resource_name",
+            "owner",
+            "created",
+            "status",
+            "known",
+            "ours",
+            "expires",
+        )
+        render.show_json([{key: getattr(item, key) for key in keys} for item in items])
+        return
+    if not items:
+        invocation.progress.note("nothing exists")
+        return
+    now = datetime.now(UTC)
+    columns = [
+        Column("KIND"),
+        Column("NAME", shrink=True),
+        Column("ID", shrink=True),
+        Column("DEPLOYMENT", shrink=True),
+        Column("OWNER", shrink=True),
+        Column("STATUS"),
+        Column("AGE", right=True),
+        Column("NOTES"),
+    ]
+    render.show_table(columns, [audit_cells(item, now) for item in items])
+
+
+def audit_cells(item: Any, now: datetime) -> list[str]:
+    """One line of the table that `audit` shows. Pure."""
+    notes = [] if item.ours else ["another's"]
+    if item.ours and not item.known:
+        notes.append("not in the state")
+    if item.expires is not None and item.expires <= now:
+        notes.append("expired")
+    age = "-" if item.created is None else show_duration((now - item.created).total_seconds())
+    return [
+        item.kind,
+        item.name or "-",
+        item.id,
+        item.resource_name or item.deployment_id or "-",
+        item.owner or "-",
+        item.status or "-",
+        age,
+        ", ".join(notes) or "-",
+    ]
+
+
+@verb("teardown")
+@yes_option
+def teardown_command(invocation: Invocation, yes: bool) -> None:
+    """Destroy everything of the deployment, and prove it.
+
+    First lists what there is and asks. May be repeated, and nothing to destroy is success; what still exists at the end is named, and the
+    exit status is then 7.
+    """
+
+    async def survey(provider: AsyncProvider) -> list[str]:
+        invocation.progress.doing(f"listing what exists on {provider.name}")
+        return [f"{item.kind} {item.name or item.id}" for item in await provider.audit() if item.ours]
+
+    async def work(provider: AsyncProvider) -> None:
+        invocation.progress.doing(f"tearing down {provider.resource_name}")
+        await provider.tear_down()
+
+    name = invocation.settings.name
+    things = [render.printable(thing) for thing in invocation.drive(survey)]
+    if things:
+        invocation.confirm(things, f"Destroy all of that ({name} on {invocation.settings.provider})?", yes=yes)
+    invocation.drive(work)
+    invocation.progress.note(f"nothing of {name} exists any more")
+
+
+def _limit(value: int, shown: Any) -> str:
+    return str(shown(value)) if value else "unlimited"
