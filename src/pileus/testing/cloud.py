@@ -349,7 +349,7 @@ class SimulatedCloud:
         except errors.ProviderError as problem:
             return Outcome(request.intent_id, error=problem.within("simulator", "create_servers"))
         record = self._make_server(request, flavor, striking)
-        if any(isinstance(rule, faults.LoseReply | faults.Hang) for rule in striking):
+        if any(isinstance(rule, faults.LoseReply) for rule in striking):
             lost = ReplyLostError(f"nothing was heard of the create of {request.name}", outcome_unknown=True)
             return Outcome(request.intent_id, error=lost.within("simulator", "create_servers"))
         return Outcome(request.intent_id, record)
@@ -435,7 +435,7 @@ class SimulatedCloud:
         except errors.ProviderError as problem:
             return Outcome(id, error=problem.within("simulator", "delete_servers"))
         self._plan_end(id, striking)
-        if any(isinstance(rule, faults.LoseReply | faults.Hang) for rule in striking):
+        if any(isinstance(rule, faults.LoseReply) for rule in striking):
             return Outcome(id, error=ReplyLostError(f"nothing was heard of the delete of {id}"))
         return Outcome(id)
 

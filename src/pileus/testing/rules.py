@@ -13,7 +13,7 @@ import random
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from pileus import errors
 
@@ -51,6 +51,9 @@ class Rule:
         server_name: the same for the server's name.
     """
 
+    fitting: ClassVar[tuple[str, ...]] = ()
+    """The operations that the rule is for; empty for all."""
+
     operation: str
     nth: int = 0
     every: int = 0
@@ -64,6 +67,12 @@ class Rule:
         if self.operation != "*" and self.operation not in (*CALLS, *SINGLE):
             raise errors.ConfigError(
                 f"a rule for {self.operation!r}, which no cloud does; there are: *, {', '.join((*CALLS, *SINGLE))}",
+                setting="operation",
+            )
+        if self.fitting and self.operation not in self.fitting:
+            raise errors.ConfigError(
+                f"{type(self).__name__} does nothing for the operation {self.operation!r}; it is for: "
+                f"{', '.join(self.fitting)}",
                 setting="operation",
             )
         if (self.flavor or self.server_name) and self.operation not in SINGLE:
@@ -114,6 +123,8 @@ class Slow(Rule):
             killed meanwhile leaves a thing of which it never heard.
     """
 
+    fitting = ("*", *CALLS)
+
     seconds: float
     carried_out_first: bool = False
 
@@ -121,6 +132,8 @@ class Slow(Rule):
 @dataclass(frozen=True, kw_only=True)
 class Hang(Rule):
     """No reply comes until the call's deadline; `carried_out` says whether the work is done all the same."""
+
+    fitting = ("*", *CALLS)
 
     carried_out: bool = False
 
@@ -162,6 +175,8 @@ class OverQuota(Rule):
 class StuckBuilding(Rule):
     """The server stays in BUILDING for `seconds` longer; None is for ever."""
 
+    fitting = ("create_server",)
+
     operation: str = "create_server"
     seconds: float | None = None
 
@@ -169,6 +184,8 @@ class StuckBuilding(Rule):
 @dataclass(frozen=True, kw_only=True)
 class EndInError(Rule):
     """The server is accepted, and in ERROR `after_s` seconds later, for the reason `fault`."""
+
+    fitting = ("create_server",)
 
     operation: str = "create_server"
     after_s: float = 1.0
@@ -179,6 +196,8 @@ class EndInError(Rule):
 class Vanish(Rule):
     """The server exists no more `after_s` seconds after it was accepted, without anybody having deleted it."""
 
+    fitting = ("create_server",)
+
     operation: str = "create_server"
     after_s: float = 60.0
 
@@ -187,6 +206,8 @@ class Vanish(Rule):
 class SlowDelete(Rule):
     """The delete is accepted, and the server stays in DELETING for `seconds` longer; None is for ever."""
 
+    fitting = ("delete_server",)
+
     operation: str = "delete_server"
     seconds: float | None = None
 
@@ -194,6 +215,8 @@ class SlowDelete(Rule):
 @dataclass(frozen=True, kw_only=True)
 class DeleteEndsInError(Rule):
     """The delete is accepted, and the server is in ERROR instead of gone; another delete may work."""
+
+    fitting = ("delete_server",)
 
     operation: str = "delete_server"
     fault: str = "could not be deleted"
