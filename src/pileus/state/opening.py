@@ -77,6 +77,9 @@ def connect(path: Path, provider: str, resource_name: str, busy_timeout_s: float
     """
     if not path.is_file():
         raise damaged(path, "it is not a regular file")
+    if path.stat().st_size == 0:
+        # SQLite would take it for a new database, and throw its write-ahead log away.
+        raise damaged(path, "it was emptied")
     for each in (path, path.parent):
         if not os.access(each, os.R_OK | os.W_OK):
             raise read_only(path, f"{each} is not writable")
@@ -129,7 +132,7 @@ def inspect(db: sqlite3.Connection, path: Path, provider: str, resource_name: st
         sqlite3.Error: SQLite itself could not read it.
     """
     if db.execute("PRAGMA application_id").fetchone()[0] != schema.APPLICATION_ID:
-        raise damaged(path, "it was emptied, or never was one of Pileus")
+        raise damaged(path, "it was cut short, or never was one of Pileus")
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version > schema.VERSION:
         raise StateVersionError(

@@ -59,7 +59,7 @@ class Servers(Room):
             f"INSERT INTO servers ({_COLUMNS}) VALUES ({_MARKS}) ON CONFLICT DO NOTHING", [row[name] for name in _NAMES]
         )
 
-    def update_server(self, id: str, **columns: Any) -> bool:
+    def update_server(self, id: str, /, **columns: Any) -> bool:
         """Change some columns of a server, named and typed as in `ServerRow`.
 
         `idle_since` is taken to be of this boot, unless `boot_id` says otherwise.
