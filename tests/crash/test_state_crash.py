@@ -56,7 +56,7 @@ def make(path, servers=(), **columns):
     store = Store.open(path, provider="simulator", resource_name="lab", busy_timeout_s=60)
     store.save_deployment(Deployment("d", "simulator", "lab", status="deployed"))
     fields = {"flavor": {"cores": 4, "ram": 1000}, "disk_gb": 10, "status": "ready", **columns}
-    store.settle([Settled(f"i-{id}", "done", server=ServerRow(id, f"i-{id}", id, **fields)) for id in servers])
+    store.settle([Settled(f"i-{key}", "done", server=ServerRow(key, f"i-{key}", key, **fields)) for key in servers])
     return store
 
 
@@ -68,7 +68,7 @@ def test_of_racing_processes_one_alone_claims_each_server(path, start):
             sys.stdin.readline()
             ids = [row.id for row in store.servers()]
             random.Random(number).shuffle(ids)
-            say(*[id for id in ids if store.claim_destroy(id)])
+            say(*[key for key in ids if store.claim_destroy(key)])
             """
         racers = [start(number, code) for number in range(4)]
         assert [racer.stdout.readline() for racer in racers] == ["ready\n"] * 4
@@ -76,7 +76,7 @@ def test_of_racing_processes_one_alone_claims_each_server(path, start):
             racer.stdin.write("\n")
             racer.stdin.flush()
         won = [racer.stdout.readline().split() for racer in racers]
-    assert sorted(id for each in won for id in each) == sorted(ids)
+    assert sorted(key for each in won for key in each) == sorted(ids)
 
 
 def test_racing_processes_never_take_more_than_a_server_has_though_some_are_killed(path, start):
@@ -117,7 +117,8 @@ def test_racing_processes_never_take_more_than_a_server_has_though_some_are_kill
             racer.wait()
         assert store.usage("s").nano_cores == 0
         assert store.allocate("s", mine, nano_cores(4), 1000, 10)
-        assert store.drop_dead_sessions() and store.live_sessions() == {mine}
+        assert store.drop_dead_sessions()
+        assert store.live_sessions() == {mine}
 
 
 def test_whatever_was_confirmed_is_there_after_a_kill_at_any_moment(path, start):
@@ -126,15 +127,15 @@ def test_whatever_was_confirmed_is_there_after_a_kill_at_any_moment(path, start)
         say("ready")
         while True:
             count += 1
-            id = f"s{count}"
-            store.record_intents([Intent("i-" + id, "server", id, payload={"filler": "x" * 3000})])
-            say("wished", id)
-            store.settle([Settled("i-" + id, "done", server=ServerRow(id, "i-" + id, id))])
-            say("made", id)
-            store.add_events([Event(1.0, "made", id)])
+            key = f"s{count}"
+            store.record_intents([Intent("i-" + key, "server", key, payload={"filler": "x" * 3000})])
+            say("wished", key)
+            store.settle([Settled("i-" + key, "done", server=ServerRow(key, "i-" + key, key))])
+            say("made", key)
+            store.add_events([Event(1.0, "made", key)])
             if count % 3 == 0:
-                assert store.mark_destroyed(id)
-                say("destroyed", id)
+                assert store.mark_destroyed(key)
+                say("destroyed", key)
         """
     make(path).close()
     dice = random.Random(3)
@@ -151,12 +152,12 @@ def test_whatever_was_confirmed_is_there_after_a_kill_at_any_moment(path, start)
         with Store.open(path, provider="simulator", resource_name="lab") as store:
             rows = {row.id: row for row in store.servers(include_destroyed=True)}
             assert confirmed["made"] <= rows.keys()
-            assert all(rows[id].status == "destroyed" for id in confirmed["destroyed"])
-            for id in confirmed["wished"]:
-                intent = store.intent(f"i-{id}")
-                assert (intent.status == "done") == (id in rows)
+            assert all(rows[key].status == "destroyed" for key in confirmed["destroyed"])
+            for key in confirmed["wished"]:
+                intent = store.intent(f"i-{key}")
+                assert (intent.status == "done") == (key in rows)
             settled = [intent.id for intent in store.open_intents()]
-            store.settle([Settled(id, "failed") for id in settled])
+            store.settle([Settled(key, "failed") for key in settled])
             assert store._all("PRAGMA integrity_check") == [("ok",)]
     assert len(confirmed["made"]) > 6
 
@@ -172,8 +173,6 @@ def test_a_process_killed_while_it_creates_the_state_leaves_none_or_a_whole_one(
             count += 1
             if count == where:
                 os.kill(os.getpid(), signal.SIGKILL)
-        for event in ("open", "os.rename", "os.remove", "sqlite3.connect", "os.mkdir"):
-            pass
         sys.addaudithook(lambda event, args: stop() if event in (
             "open", "os.rename", "os.remove", "os.mkdir", "os.chmod", "sqlite3.connect", "fcntl.lockf") else None)
         Store.open(sys.argv[1], provider="simulator", resource_name="lab").close()

@@ -182,25 +182,27 @@ def test_unknown_statuses_and_names_are_refused(store, path):
 
 
 def test_a_transaction_that_fails_is_undone_and_its_parts_by_themselves(store):
-    with pytest.raises(KeyError), store.transaction():
-        store.record_intents([intent("i")])
-        raise KeyError
+    with pytest.raises(KeyError):  # noqa: PT012, SIM117
+        with store.transaction():
+            store.record_intents([intent("i")])
+            raise KeyError
     assert store.open_intents() == []
     with store.transaction():
         store.record_intents([intent("kept")])
-        with pytest.raises(KeyError), store.transaction():
-            store.record_intents([intent("undone")])
-            raise KeyError
+        with pytest.raises(KeyError):  # noqa: PT012, SIM117
+            with store.transaction():
+                store.record_intents([intent("undone")])
+                raise KeyError
         store.record_intents([intent("kept too")])
     assert [each.id for each in store.open_intents()] == ["kept", "kept too"]
 
 
 def test_old_settled_intents_are_forgotten_and_those_that_still_mean_something_kept(store):
     ids = ["open", "failed", "standing"]
-    store.record_intents([intent(id) for id in ids])
+    store.record_intents([intent(key) for key in ids])
     store.settle([Settled("failed", "failed"), Settled("standing", "done", server=server("s", intent_id="standing"))])
     store.begin_session()
-    assert [id for id in ids if store.intent(id)] == ["open", "standing"]
+    assert [key for key in ids if store.intent(key)] == ["open", "standing"]
 
 
 def test_events_are_kept_in_order_and_bounded(store, monkeypatch):

@@ -51,9 +51,9 @@ def test_an_operation_of_another_process_is_waited_for_and_its_holder_named(stor
         """,
     )
     assert child.hear() == "held"
-    with pytest.raises(StateLockedError, match=f"deploy is going on already: process {child.pid} "):
-        with store.operation_lock("deploy", 0.1):
-            pass
+    expected = f"deploy is going on already: process {child.pid} "
+    with pytest.raises(StateLockedError, match=expected), store.operation_lock("deploy", 0.1):
+        pass
     child.tell()
     with store.operation_lock("deploy", 30.0):
         pass
@@ -111,6 +111,6 @@ def test_asking_who_holds_a_byte_takes_nothing(tmp_path):
 
 def test_only_session_ids_have_a_byte_and_different_ones(tmp_path):
     ids = {locks.new_session_id() for _ in range(1000)}
-    assert len({locks.session_byte(id) for id in ids}) == 1000
-    assert min(locks.session_byte(id) for id in ids) > locks.operation_byte("deploy")
+    assert len({locks.session_byte(key) for key in ids}) == 1000
+    assert min(locks.session_byte(key) for key in ids) > locks.operation_byte("deploy")
     assert locks.session_byte("") == locks.session_byte("not hex at!!") == locks.session_byte("12") == -1

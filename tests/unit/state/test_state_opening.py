@@ -47,7 +47,7 @@ def test_files_are_for_the_owner_only_whatever_the_umask(tmp_path):
     finally:
         os.umask(old)
     with store:
-        files = [each for each in (tmp_path / "a" / "b").iterdir()]
+        files = list((tmp_path / "a" / "b").iterdir())
         assert {each.name for each in files} == {"lab.db", "lab.db-wal", "lab.db-shm", "lab.db.sessions"}
         assert {mode(each) for each in files} == {0o600}
         assert {mode(tmp_path / "a"), mode(tmp_path / "a" / "b")} == {0o700}
@@ -228,7 +228,7 @@ def test_a_lock_held_past_the_busy_timeout_names_the_holder(path, spawn_child):
 
 
 def test_a_lock_held_by_another_store_of_this_process_is_told_apart(path):
-    with make_store(path) as store, open_store(path, busy_timeout_s=0.05) as other, store.transaction():
+    with make_store(path) as store, open_store(path, busy_timeout_s=0.05) as other, store.transaction():  # noqa: SIM117
         with pytest.raises(StateLockedError, match="this process itself"):
             other.set_status("deployed")
 
@@ -299,7 +299,8 @@ def in_mount_namespace(tmp_path, code):
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("this system lets its users make no namespaces")
     program = textwrap.dedent(MOUNTED) + textwrap.dedent(code)
-    environment = {**os.environ, "PYTHONPATH": os.path.dirname(__file__)}
+    path = os.pathsep.join([os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path}
     done = subprocess.run(
         [*command, sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, env=environment
     )

@@ -88,8 +88,8 @@ def test_a_server_that_is_bad_or_going_takes_no_work(store):
     add_server(store, "gone")
     store.claim_destroy("going")
     store.mark_destroyed("gone")
-    assert [store.allocate(id, session, 0, 0, 0) for id in ("bad", "going", "gone")] == [False] * 3
-    assert [store.begin_use(id, session) for id in ("bad", "going", "gone")] == [True, False, False]
+    assert [store.allocate(key, session, 0, 0, 0) for key in ("bad", "going", "gone")] == [False] * 3
+    assert [store.begin_use(key, session) for key in ("bad", "going", "gone")] == [True, False, False]
     with pytest.raises(StateError, match="not on record"):
         store.allocate("unknown", session, 0, 0, 0)
     with pytest.raises(StateError, match="not on record"):

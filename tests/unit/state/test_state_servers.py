@@ -43,8 +43,8 @@ def test_every_column_of_a_server_comes_back(store):
 
 
 def test_servers_come_in_the_order_in_which_they_were_recorded(store):
-    for id in ("z", "a", "m"):
-        add_server(store, id)
+    for key in ("z", "a", "m"):
+        add_server(store, key)
     store.mark_destroyed("a")
     assert [row.id for row in store.servers()] == ["z", "m"]
     assert [row.id for row in store.servers(include_destroyed=True)] == ["z", "a", "m"]
@@ -52,8 +52,8 @@ def test_servers_come_in_the_order_in_which_they_were_recorded(store):
 
 def test_the_first_external_server_is_the_head_node_and_is_succeeded(store):
     add_server(store, "inner")
-    for id in ("one", "two"):
-        add_server(store, id, external=True)
+    for key in ("one", "two"):
+        add_server(store, key, external=True)
     assert [row.id for row in store.servers() if row.is_head_node] == ["one"]
     store.mark_destroyed("one")
     add_server(store, "three", external=True)

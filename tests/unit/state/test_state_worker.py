@@ -149,8 +149,9 @@ def test_a_loop_that_is_closed_meanwhile_harms_nobody(path):
 
     async def leave():
         await gate.held(astore)
-        asyncio.ensure_future(astore.write(record("i")))
+        task = asyncio.ensure_future(astore.write(record("i")))
         await asyncio.sleep(0)
+        assert not task.done()
 
     asyncio.run(leave())
     gate.opened.set()
