@@ -75,7 +75,7 @@ class LocalDriver(Driver):
             power_off_destroys=True,
             max_batch=100,
             poll_interval_s=0.1,
-            listing_lag_s=2.0,
+            listing_lag_s=0.0,
             request_timeout_s=60.0,
             isolation=f"{_MEANING[level]}; no security boundary",
         )
@@ -84,10 +84,12 @@ class LocalDriver(Driver):
 
     def flavors(self, call: Call) -> list[Flavor]:
         """A small catalogue cut from this machine, and the whole machine last."""
+        _check_deadline(call)
         return self._flavors()
 
     def images(self, call: Call) -> list[Image]:
         """This machine is the only image."""
+        _check_deadline(call)
         return [host.image()]
 
     def quota(self, call: Call) -> Quota:
@@ -139,6 +141,7 @@ class LocalDriver(Driver):
 
     def list_resources(self, deployment_id: str | None, call: Call) -> list[Resource]:
         """There are none beside servers."""
+        _check_deadline(call)
         return []
 
     # --- servers ---
@@ -201,6 +204,7 @@ class LocalDriver(Driver):
     def _make(self, wanted: list[tuple[int, Card, bytes]], call: Call) -> dict[int, Outcome]:
         """Have the helper make them, all in one request. What it does not answer for may exist."""
         request = self._request("create")
+        request["deadline"] = call.deadline
         request["limits"] = self._limits(cards.listed(directory=self._settings.directory))
         request["servers"] = [
             {"card": asdict(card), "user_data": base64.b64encode(user_data).decode()} for _, card, user_data in wanted

@@ -117,7 +117,7 @@ class Helper:
             _send(client, {"isolation": way.level if way else ""})
             return
         ending.sweep(directory)
-        orders = [_order(entry, request["visible"]) for entry in request["servers"]]
+        orders = [_order(entry, request) for entry in request["servers"]]
         if way is None:
             for index in range(len(orders)):
                 _send(client, _failure(index, "unsupported", f"{request['isolation']} is not to be had on this system"))
@@ -217,8 +217,9 @@ def _room(limits: dict[str, int], directory: Path) -> _Room:
     return room
 
 
-def _order(entry: dict[str, Any], visible: list[str]) -> Order:
-    return Order(Card(**entry["card"]), base64.b64decode(entry["user_data"]), tuple(visible))
+def _order(entry: dict[str, Any], request: dict[str, Any]) -> Order:
+    user_data = base64.b64decode(entry["user_data"])
+    return Order(Card(**entry["card"]), user_data, tuple(request["visible"]), float(request["deadline"]))
 
 
 def _failure(index: int, kind: str, message: str) -> dict[str, Any]:

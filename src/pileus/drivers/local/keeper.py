@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,11 +30,20 @@ MAP_IDS = b"map\n"
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to make: the card as far as it is known, the boot script, and paths to keep in sight below /tmp."""
+    """What to make.
+
+    Attributes:
+        card: as far as it is known.
+        user_data: the boot script.
+        visible: paths to keep in sight below /tmp.
+        deadline: a moment of `time.monotonic()`, the same in all processes, after which no server comes into being: who has given
+            up waiting can trust a listing.
+    """
 
     card: Card
     user_data: bytes
     visible: tuple[str, ...]
+    deadline: float
 
 
 def keep(order: Order, way: Way, channel: socket.socket) -> NoReturn:
@@ -103,6 +113,8 @@ def _start(order: Order, card: Card, listener: socket.socket, channel: socket.so
         finally:
             os._exit(1)
     try:
+        if time.monotonic() > order.deadline:
+            raise TimeoutError("the call's deadline has passed")
         cards.hold(replace(card, pid=server, started=processes.started(server)))
         os.write(let_go, b"!")
     except BaseException:

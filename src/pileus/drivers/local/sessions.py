@@ -15,7 +15,7 @@ import signal
 import struct
 import termios
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import asyncssh
 from asyncssh.channel import SSHChannel
@@ -147,8 +147,8 @@ class Input:
         del self._pending[:written]
         if not self._pending:
             self._loop.remove_writer(self._descriptor)
-            self._resume()
-            if self._ending:
+            self._resume()  # which may bring more at once, and the end
+            if self._ending and not self._pending:
                 self.close()
 
     def _resume(self) -> None:
@@ -373,7 +373,7 @@ class Session(asyncssh.SSHServerSession[bytes]):
 
 def _sftp_server(channel: SSHChannel[bytes]) -> asyncssh.SFTPServer:
     """Files as our own user sees them; relative paths start at the working directory, which is the server's home."""
-    return asyncssh.SFTPServer(channel)
+    return asyncssh.SFTPServer(cast(Channel, channel))
 
 
 _CHARACTERS = {
