@@ -29,7 +29,10 @@ def public(kind: type) -> dict[str, Any]:
     """Members that users see, methods of the language's protocols included where the two must agree on them."""
     found = {name: member for name, member in inspect.getmembers_static(kind) if not name.startswith("_")}
     blocking = {RENAMED.get(name, name) for name in SPECIAL}
-    return found | {name: vars(kind)[name] for name in {*SPECIAL, *blocking} if name in vars(kind)}
+    special = {name: vars(kind)[name] for name in {*SPECIAL, *blocking} if name in vars(kind)}
+    if kind in (AsyncServer, Server):  # nobody but a provider constructs one
+        del special["__init__"]
+    return found | special
 
 
 def spelled(annotation: object) -> str:

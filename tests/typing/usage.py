@@ -99,7 +99,7 @@ def errors(provider: Provider) -> None:
     except TearDownError as error:
         assert_type(error.leftovers, tuple[str, ...])
     except SpawnError as error:
-        assert_type(error.exceptions[0].args, tuple[object, ...])
+        assert_type(error.provider, str)
     except CommandError as error:
         assert_type(error.result, CommandResult)
     except PileusError as error:

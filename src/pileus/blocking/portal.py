@@ -260,9 +260,6 @@ class Portal:
         """Cancel a call that nobody waits for any more, and see its clean-up through; notes on `reason` tell what is not clean."""
         try:
             self._loop.call_soon_threadsafe(call.cancel)
-        except RuntimeError:  # the loop is closed: nothing runs there any more
-            return
-        try:
             if not call.wait_for_end(CLEAN_UP_LIMIT_S):
                 reason.add_note(f"its clean-up did not end within {CLEAN_UP_LIMIT_S:g} s and goes on in the background")
             elif call.results and discard is not None:
@@ -275,6 +272,8 @@ class Portal:
                 _note_failure(reason, call.error)
         except KeyboardInterrupt:
             reason.add_note("its clean-up was interrupted, too, and goes on in the background while the program lives")
+        except RuntimeError:  # the loop is closed: nothing runs there any more
+            pass
 
     async def _wind_up(self) -> None:
         closing = [asyncio.ensure_future(_quietly(close)) for close in list(self._closers.values())]
