@@ -225,3 +225,46 @@ class BootTarget:
     keygen: str = ""
     reload_sshd: str = ""
     power_off: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerUsage:
+    """How much of a server is taken, over all processes that use the deployment.
+
+    Attributes:
+        cores: allocated, may be fractional.
+        ram_mb: allocated MB.
+        disk_gb: allocated GB.
+        busy: whether anything is allocated, running, being copied, or any session is open.
+        idle_s: seconds since it fell idle, or None while it is busy.
+    """
+
+    cores: float = 0.0
+    ram_mb: int = 0
+    disk_gb: int = 0
+    busy: bool = False
+    idle_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditItem:
+    """Something in the account that carries the tags of Pileus.
+
+    Attributes:
+        kind: `server`, or the driver's word for a resource.
+        known: whether the state of this deployment has it.
+        ours: whether it carries exactly this deployment's id.
+        expires: when a reaper may delete it even though it runs, or None.
+    """
+
+    kind: str
+    id: str
+    name: str
+    deployment_id: str
+    resource_name: str
+    owner: str
+    status: str
+    created: datetime | None = None
+    expires: datetime | None = None
+    known: bool = False
+    ours: bool = False

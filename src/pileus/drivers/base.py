@@ -323,6 +323,10 @@ class Driver(abc.ABC):
         """The tail of a server's console, where `Capabilities.console`."""
         raise UnsupportedError(f"{self.name} shows no console", provider=self.name)
 
+    def fault_error(self, record: ServerRecord) -> PileusError | None:
+        """The typed error that the fault of a server in ERROR amounts to, where the cloud's words tell (`NoHardwareError`)."""
+        return None
+
     # --- where we are ---
 
     def boot_target(self, intent_id: str) -> BootTarget:
@@ -331,6 +335,10 @@ class Driver(abc.ABC):
 
     def in_cloud(self) -> bool:
         """Whether this program runs on a server of this cloud; must be quick."""
+        return False
+
+    def needed_here(self, thing: Resource | ServerRecord) -> bool:
+        """Whether the server that this program runs on needs that thing, so that a tear-down must leave it."""
         return False
 
     def close(self) -> None:  # noqa: B027  (most drivers hold nothing)

@@ -1,0 +1,303 @@
+"""Destroying servers, settling what a crash left behind, tearing a deployment down and proving it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from pileus.core.batches import Batcher
+from pileus.core.cloud import Cloud
+from pileus.core.journal import FOR_SERVER, Journal, as_row
+from pileus.core.watcher import Watcher, unseen
+from pileus.drivers.base import SERVER, Outcome, Resource, ServerRecord, ServerStatus
+from pileus.errors import PileusError, ServerTimeoutError, TearDownError
+from pileus.models import Flavor
+from pileus.policy import reconcile
+from pileus.state import ServerRow, Settled, Store
+
+log = logging.getLogger("pileus.clearing")
+
+GONE_WITHIN_S = 300.0
+"""How long a server that is being deleted may take to be gone, at most."""
+RESOURCE_ROUNDS = 8
+
+
+@dataclass(slots=True)
+class Listing:
+    """Everything of one deployment that the cloud shows."""
+
+    servers: list[ServerRecord] = field(default_factory=list)
+    resources: list[Resource] = field(default_factory=list)
+
+
+class Clearing:
+    """Makes things of one deployment vanish."""
+
+    def __init__(self, cloud: Cloud, journal: Journal, watcher: Watcher) -> None:
+        self._cloud = cloud
+        self._journal = journal
+        self._watcher = watcher
+        self._batcher = Batcher(cloud.driver.capabilities.max_batch, self._send)
+
+    async def listing(self) -> Listing:
+        """What the cloud shows of this deployment, now."""
+        deployment_id = self._journal.deployment_id
+        servers, resources = await asyncio.gather(
+            self._cloud.list_servers(deployment_id), self._cloud.list_resources(deployment_id)
+        )
+        return Listing(servers, resources)
+
+    # --- one server ---
+
+    async def destroy(self, server_id: str, intent_id: str = "") -> None:
+        """Delete a server and all that was made for it, and wait until the cloud does not show it any more.
+
+        May be repeated; a server that is gone is a success. Deletions that are asked for together go out together.
+
+        Raises:
+            ServerTimeoutError: it is still there; it stays in the state as being destroyed.
+            ProviderError: the cloud refuses.
+        """
+        session = await self._journal.session()
+
+        def claim(store: Store) -> ServerRow | None:
+            store.claim_destroy(server_id, session=session)
+            return store.server(server_id)
+
+        row = await self._journal.store.write(claim)
+        if row is not None and row.status == "destroyed":
+            return
+        name = row.name if row else server_id
+        until = self._cloud.clock.monotonic() + GONE_WITHIN_S
+        for _ in range(3):
+            await self._delete(server_id)
+            if await self._gone(server_id, name, until):
+                break
+        else:
+            raise ServerTimeoutError(
+                f"server {name} goes into an error each time it is deleted",
+                server_id=server_id,
+                server_name=name,
+                hint="ask the cloud's operators, and repeat",
+            )
+        for part in await self._journal.parts_of(intent_id or (row.intent_id if row else "")):
+            await self._delete_resource(part)
+        if row is not None:
+            await self._journal.store.write(lambda s: s.mark_destroyed(server_id))
+            await self._journal.event("destroyed", server_id, name=name)
+
+    async def _gone(self, server_id: str, name: str, until: float) -> bool:
+        """Wait for its absence; False when the cloud put the deletion in error."""
+
+        def judge(record: ServerRecord | None) -> bool | None:
+            if record is None:
+                return True
+            if not unseen(record) and record.status is ServerStatus.ERROR:
+                return False
+            if self._cloud.clock.monotonic() >= until:
+                raise ServerTimeoutError(
+                    f"server {name} is still there {GONE_WITHIN_S:.0f} s after it was deleted",
+                    server_id=server_id,
+                    server_name=name,
+                    hint="repeat; if it does not help, ask the cloud's operators",
+                )
+            return None
+
+        return await self._watcher.wait(server_id, judge)
+
+    async def _delete(self, server_id: str) -> None:
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._batcher.add((server_id, future))
+        outcome = await future
+        if outcome.error is not None:
+            raise outcome.error
+
+    async def _send(self, batch: Sequence[tuple[str, asyncio.Future[Outcome]]]) -> None:
+        outcomes = await self._cloud.delete_servers([server_id for server_id, _ in batch])
+        for (_, future), outcome in zip(batch, outcomes, strict=True):
+            if not future.done():
+                future.set_result(outcome)
+
+    # --- what a crash left ---
+
+    async def settle(self, found: Listing | None = None) -> Listing:
+        """Ask the cloud what became of intents without an outcome, and of servers that were being destroyed.
+
+        What a dead process asked for and nobody has is destroyed; what the state lost and the cloud shows is adopted.
+
+        Returns:
+            what the cloud showed before anything was destroyed.
+        """
+        now = self._journal.now_s()
+        listing = found or await self.listing()
+        intents, live = await self._journal.store.read(lambda s: (s.open_intents(), s.live_sessions()))
+        settlement = reconcile.settle(
+            intents,
+            listing.servers,
+            listing.resources,
+            live,
+            now,
+            self._cloud.driver.capabilities.listing_lag_s,
+        )
+        await self._journal.settle([Settled(i.id, "failed", detail="never listed") for i in settlement.forget])
+        rows = {row.id: row for row in await self._journal.store.read(lambda s: s.servers(include_destroyed=True))}
+        by_id = {intent.id: intent for intent in intents}
+        orphans = {thing.intent_id for thing in settlement.orphans}
+        flavors = None
+        for record in listing.servers:
+            row = rows.get(record.id)
+            if record.intent_id in orphans:
+                if row is None:
+                    await self._adopt_server(record, None)
+                log.warning("destroying server %s, which a process that died had asked for", record.name)
+                with contextlib.suppress(PileusError):
+                    await self.destroy(record.id)
+            elif row is None and record.intent_id not in by_id:
+                flavors = flavors if flavors is not None else {f.id: f for f in await self._cloud.flavors()}
+                await self._adopt_server(record, flavors.get(record.flavor_id))
+            elif row is not None and row.status == "destroying":
+                with contextlib.suppress(PileusError):
+                    await self.destroy(record.id)
+        await self._forget_gone(rows.values(), listing)
+        await self._settle_resources(listing, orphans, set(by_id))
+        return listing
+
+    async def _adopt_server(self, record: ServerRecord, flavor: Flavor | None) -> None:
+        intent = await self._journal.store.read(lambda s: s.intent(record.intent_id))
+        row = self._journal.adopted_row(intent, record, flavor)
+        await self._journal.settle([Settled(record.intent_id, "done", record.id, server=row)])
+        await self._journal.event("adopted", record.id, name=record.name)
+
+    async def _forget_gone(self, rows: Iterable[ServerRow], listing: Listing) -> None:
+        """Servers that the cloud does not show any more, though it should, were destroyed behind our back."""
+        listed = {record.id for record in listing.servers}
+        settled_by = self._journal.now_s() - self._journal.unresolved_for_s()
+        for row in rows:
+            if row.status != "destroyed" and row.id not in listed and row.created < settled_by:
+                await self._journal.store.write(lambda s, gone=row.id: s.mark_destroyed(gone))  # type: ignore[misc]
+                await self._journal.event("vanished", row.id, name=row.name)
+
+    async def _settle_resources(self, listing: Listing, orphans: set[str], open_ids: set[str]) -> None:
+        """Adopt the deployment's own resources that the state lost; delete parts whose server does not exist."""
+
+        def read(store: Store) -> tuple[set[str], dict[str, str], set[str]]:
+            known = {row.intent_id: row.attributes.get(FOR_SERVER, "") for row in store.resources()}
+            servers = {row.intent_id for row in store.servers()}
+            return servers, known, {intent.id for intent in store.open_intents()}
+
+        servers, known, still_open = await self._journal.store.read(read)
+        for resource in listing.resources:
+            owner = known.get(resource.intent_id)
+            if owner is None:
+                intent = await self._journal.store.read(lambda s, i=resource.intent_id: s.intent(i))  # type: ignore[misc]
+                owner = str(intent.payload.get(FOR_SERVER, "")) if intent else ""
+                if resource.intent_id in open_ids and resource.intent_id not in orphans:
+                    continue  # whoever asked for it is alive and will settle it
+                row = as_row(resource, resource.intent_id, owner)
+                await self._journal.settle([Settled(resource.intent_id, "done", resource.id, resource=row)])
+            if owner and owner not in servers and owner not in still_open:
+                with contextlib.suppress(PileusError):
+                    await self._delete_resource(resource)
+
+    async def _delete_resource(self, resource: Resource) -> None:
+        await self._cloud.delete_resource(resource)
+        await self._journal.forget_resource(resource)
+
+    # --- everything ---
+
+    async def tear_down(self) -> None:
+        """Delete everything of the deployment and prove it by a listing; the caller holds the operation lock.
+
+        Raises:
+            TearDownError: something is left; the deployment stays as it is, being torn down, and this can be repeated.
+        """
+        await self._journal.set_status("tearing-down")
+        problems: dict[str, PileusError] = {}
+        await self._wait_for_unresolved()
+        await self._destroy_all(await self.listing(), problems)
+        await self._delete_all_resources(problems)
+        left = await self.listing()
+        leftovers = [*_named(left.servers, self._cloud), *_named(left.resources, self._cloud)]
+        if leftovers:
+            raise _tear_down_error(leftovers, problems, self._cloud.driver.name)
+
+    async def _wait_for_unresolved(self) -> None:
+        """Requests of processes that live or died may still make something: wait until that is decided."""
+        clock = self._cloud.clock
+        while True:
+            now = self._journal.now_s()
+            intents, live = await self._journal.store.read(lambda s: (s.open_intents(), s.live_sessions()))
+            if not intents:
+                return
+            listing = await self.listing()
+            seen = {s.intent_id for s in listing.servers} | {r.intent_id for r in listing.resources}
+            lag = self._cloud.driver.capabilities.listing_lag_s
+            decided = [i for i in intents if (i.id in seen and i.session not in live) or now >= i.deadline + lag]
+            await self._journal.settle([Settled(i.id, "failed", detail="torn down") for i in decided])
+            if len(decided) == len(intents):
+                return
+            await clock.sleep(max(0.05, min(1.0, self._cloud.driver.capabilities.poll_interval_s)))
+
+    async def _destroy_all(self, listing: Listing, problems: dict[str, PileusError]) -> None:
+        rows = await self._journal.store.read(lambda s: s.servers())
+        here = {record.id for record in listing.servers if self._cloud.driver.needed_here(record)}
+        ids = {record.id: record.intent_id for record in listing.servers} | {row.id: row.intent_id for row in rows}
+
+        async def destroy(server_id: str, intent_id: str) -> None:
+            try:
+                await self.destroy(server_id, intent_id)
+            except PileusError as problem:
+                problems[server_id] = problem
+
+        await asyncio.gather(*(destroy(i, intent) for i, intent in ids.items() if i not in here))
+
+    async def _delete_all_resources(self, problems: dict[str, PileusError]) -> None:
+        """In the driver's order, again and again while something still hangs on something else."""
+        order = {kind: place for place, kind in enumerate(self._cloud.driver.deletion_order)}
+        for attempt in range(RESOURCE_ROUNDS):
+            found = await self._cloud.list_resources(self._journal.deployment_id)
+            found = [resource for resource in found if not self._cloud.driver.needed_here(resource)]
+            if not found:
+                break
+            for resource in sorted(found, key=lambda r: order.get(r.kind, -1)):
+                try:
+                    await self._delete_resource(resource)
+                    problems.pop(resource.id, None)
+                except PileusError as problem:
+                    problems[resource.id] = problem
+            await self._cloud.clock.sleep(min(5.0, self._cloud.driver.capabilities.poll_interval_s * 2**attempt))
+        for row in await self._journal.store.read(lambda s: s.resources()):
+            await self._journal.store.write(lambda s, r=row: s.forget_resource(r.kind, r.id))  # type: ignore[misc]
+
+
+def _named(things: Sequence[ServerRecord | Resource], cloud: Cloud) -> list[tuple[str, str]]:
+    """Each thing that should not be there, by id and in words."""
+    named = []
+    for thing in things:
+        kind = SERVER if isinstance(thing, ServerRecord) else thing.kind
+        if not cloud.driver.needed_here(thing):
+            named.append((thing.id, f"{kind} {thing.id} ({thing.name})"))
+    return named
+
+
+def _tear_down_error(
+    leftovers: Sequence[tuple[str, str]], problems: dict[str, PileusError], provider: str
+) -> TearDownError:
+    errors: list[PileusError] = []
+    lines = []
+    for thing_id, words in leftovers:
+        problem = problems.get(thing_id)
+        why = str(problem.args[0]) if problem else "the cloud still lists it"
+        lines.append(f"{words}: {why}")
+        errors.append(problem or PileusError(f"{words}: {why}", provider=provider, operation="tear_down"))
+    return TearDownError(
+        f"{len(leftovers)} of the deployment's things still exist",
+        errors,
+        leftovers=lines,
+        hint="repeat the tear-down; if it does not help, delete them by hand in the cloud's dashboard",
+        provider=provider,
+        operation="tear_down",
+    )

@@ -1,0 +1,198 @@
+"""The way to one server: connect when needed, trust what may be trusted, make it ready on the first connection.
+
+The host key that came by user-data can be read by others on the server, so it is good for one connection: over that, the server
+makes itself a new one, which is recorded before it is put in force. In between both are trusted, and whoever comes next, here or in
+another process, finishes the change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pileus import boot
+from pileus.errors import (
+    ConnectError,
+    HostKeyError,
+    RemoteError,
+    ServerFailedError,
+    ServerGoneError,
+    ServerTimeoutError,
+)
+from pileus.models import BootTarget
+from pileus.state import ServerRow, Store
+
+if TYPE_CHECKING:
+    from pileus.core.core import Core
+    from pileus.remote import Endpoint, Remote
+
+BOOT_WITHIN_S = 1200.0
+CONNECT_WITHIN_S = 30.0
+
+
+class Link:
+    """One server's `Remote`, made when it is first needed.
+
+    Args:
+        row: gives the server's row as last known.
+        take: is told of a newer row.
+    """
+
+    def __init__(self, core: Core, row: Callable[[], ServerRow], take: Callable[[ServerRow | None], None]) -> None:
+        self._core = core
+        self._row = row
+        self._take = take
+        self._lock = asyncio.Lock()
+        self._remote: Remote | None = None
+        self._ready = False
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is an open connection."""
+        return self._remote is not None and self._remote.connected
+
+    async def ready(self, timeout: float | None = None) -> Remote:
+        """The server's `Remote`, once its boot is over and only its own host key is trusted.
+
+        Raises:
+            ServerFailedError: its boot failed.
+            ServerTimeoutError: the boot is not over after `timeout` seconds.
+            ConnectError: a server that was ready does not answer.
+            HostKeyError: something else answers.
+        """
+        if self._ready and self._remote is not None:
+            return self._remote
+        async with self._lock:
+            if self._ready and self._remote is not None:
+                return self._remote
+            row = await self._fresh()
+            if row.boot_key:
+                await self._boot(row, timeout or BOOT_WITHIN_S)
+            else:
+                await self._reconnect(row, timeout or CONNECT_WITHIN_S)
+            self._ready = True
+            assert self._remote is not None
+            return self._remote
+
+    async def run_if_open(self, command: str) -> bool:
+        """Run a small command on the connection, opening it if need be; False when that did not work."""
+        try:
+            remote = await self.ready(20.0)
+            return (await remote.run(command, check=False, timeout=20.0)).ok
+        except (RemoteError, ServerFailedError, ServerTimeoutError, ServerGoneError):
+            return False
+
+    def target(self) -> BootTarget:
+        """How the boot script finds its way there."""
+        return self._core.cloud.driver.boot_target(self._row().intent_id)
+
+    async def aclose(self) -> None:
+        """Close its connections."""
+        remote, self._remote, self._ready = self._remote, None, False
+        if remote is not None:
+            await remote.aclose()
+
+    def drop(self) -> None:
+        """Close its connections soon, without waiting."""
+        if self._remote is not None:
+            self._core.start(self.aclose())
+
+    async def _fresh(self) -> ServerRow:
+        """The row of the state: another process may have changed the host key."""
+        server_id = self._row().id
+        row = await self._core.journal.store.read(lambda s: s.server(server_id))
+        self._take(row)
+        row = row or self._row()
+        if row.status in ("destroying", "destroyed"):
+            raise ServerGoneError(f"server {row.name} was destroyed", server_id=row.id, server_name=row.name)
+        if not row.host_keys or not self._core.journal.deployment.private_key:
+            raise ServerFailedError(
+                f"server {row.name} was found again without its keys: it can be listed and destroyed, not logged in to",
+                server_id=row.id,
+                server_name=row.name,
+            )
+        return row
+
+    def _endpoint(self, row: ServerRow) -> Endpoint:
+        from pileus.remote import Endpoint
+
+        return Endpoint(
+            host=row.ip,
+            port=row.ssh_port,
+            user_name=row.user_name,
+            private_key=self._core.journal.deployment.private_key,
+            host_keys=row.host_keys,
+            name=row.name,
+        )
+
+    def _make(self, row: ServerRow) -> Remote:
+        from pileus.remote import Remote
+
+        if self._remote is None:
+            self._remote = Remote(self._endpoint(row))
+        return self._remote
+
+    async def _reconnect(self, row: ServerRow, timeout: float) -> None:
+        remote = self._make(row)
+        try:
+            await remote.connect(timeout)
+        except HostKeyError:
+            newer = await self._fresh()
+            if newer.host_keys == row.host_keys:
+                raise
+            remote.trust(newer.host_keys)
+            await remote.connect(timeout)
+
+    async def _boot(self, row: ServerRow, timeout: float) -> None:
+        started = self._core.clock.monotonic()
+        remote = self._make(row)
+        named = {"server_id": row.id, "server_name": row.name}
+        try:
+            await remote.connect(timeout, booting=True)
+        except ConnectError as problem:
+            console = await self._console(row)
+            raise ServerTimeoutError(
+                f"server {row.name} could not be reached by SSH within {timeout:.0f} s: {problem.args[0]}{console}",
+                hint="look at its console; does the image run user-data and an SSH server?",
+                **named,
+            ) from problem
+        target = self.target()
+        left = max(1.0, timeout - (self._core.clock.monotonic() - started))
+        command = boot.wait_for_sentinel(target, timeout_s=left) + boot.make_host_key(target)
+        made = await remote.run(command, check=False, timeout=left + 30.0)
+        if not made.ok:
+            await self._boot_failed(row, made.stdout + made.stderr, left)
+        lines = made.stdout.strip().splitlines()
+        new_key = lines[-1].strip() if lines else ""
+        if not new_key.startswith("ssh-"):
+            raise ServerFailedError(f"server {row.name} made no new host key: {made.stderr or made.stdout}", **named)
+        await self._record(row, host_keys=(*row.host_keys, new_key))
+        await remote.run(boot.switch_host_key(target), timeout=60.0)
+        await self._record(row, host_keys=(new_key,), boot_key=False)
+        remote.trust((new_key,))
+
+    async def _record(self, row: ServerRow, **columns: object) -> None:
+        def write(store: Store) -> ServerRow | None:
+            store.update_server(row.id, **columns)
+            return store.server(row.id)
+
+        self._take(await self._core.journal.store.write(write))
+
+    async def _boot_failed(self, row: ServerRow, said: str, timeout: float) -> None:
+        console = await self._core.cloud.console(row.id)
+        tail = "\n".join((said.strip() or console).splitlines()[-20:])
+        raise ServerFailedError(
+            f"the boot of server {row.name} failed or was not over in {timeout:.0f} s:\n{tail}",
+            console=console or said,
+            server_id=row.id,
+            server_name=row.name,
+            hint="see its console, and destroy it",
+        )
+
+    async def _console(self, row: ServerRow) -> str:
+        tail = ""
+        with contextlib.suppress(Exception):
+            tail = "\n".join((await self._core.cloud.console(row.id)).splitlines()[-20:])
+        return f"\nthe end of its console:\n{tail}" if tail else ""
