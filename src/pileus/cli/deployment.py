@@ -14,6 +14,7 @@ from pileus.cli.invocation import Invocation
 from pileus.cli.parameters import CORES, MEMORY, json_option, verb, yes_option
 from pileus.cli.quantities import show_duration, show_megabytes
 from pileus.cli.render import Column
+from pileus.models import DeployConfig
 
 if TYPE_CHECKING:
     from pileus import AsyncProvider, Flavor, Image, Quota
@@ -92,9 +93,11 @@ def deploy_command(invocation: Invocation, as_json: bool, **options: Any) -> Non
     }
     fields = {names[key]: value for key, value in options.items() if value not in (None, (), False)}
 
+    config = DeployConfig(**fields)
+
     async def work(provider: AsyncProvider) -> dict[str, Any]:
         invocation.progress.doing(f"deploying {provider.resource_name} on {provider.name}")
-        await provider.deploy(**fields)
+        await provider.deploy(config)
         return {
             "provider": provider.name,
             "name": provider.resource_name,

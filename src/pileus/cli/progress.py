@@ -48,7 +48,7 @@ class Progress:
     def note(self, text: str) -> None:
         """Say something that stays."""
         if not self.quiet:
-            self.say(f"pileus: {text}")
+            self.say(f"pileus: {printable(text)}")
 
     def warn(self, text: str) -> None:
         """Say something that is wrong; also when quiet."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from pileus.cli.invocation import Invocation
 from pileus.cli.parameters import DURATION, complete_server, json_option, size_options, verb, yes_option
 from pileus.cli.quantities import show_duration, show_megabytes
 from pileus.cli.render import Column
-from pileus.errors import ConfigError, PileusError, SpawnError
+from pileus.errors import ConfigError, PileusError, ServerGoneError, SpawnError
 
 if TYPE_CHECKING:
     from pileus import AsyncProvider, AsyncServer, Flavor
@@ -68,13 +67,25 @@ def wanted_size(settings: Settings) -> tuple[float, int]:
     )
 
 
-async def server_called(provider: AsyncProvider, wanted: str) -> AsyncServer:
-    """The server that a person means.
+def server_called(invocation: Invocation, wanted: str) -> str:
+    """The id of the server that a person means, from the state alone.
 
     Raises:
-        ConfigError: none fits, or several do.
+        ConfigError: there is no deployment, no server fits, or several do.
     """
-    return local_view.find(list((await provider.servers(all=True)).values()), wanted)
+    return local_view.find(local_view.require(invocation.settings).servers, wanted).id
+
+
+async def server_of(provider: AsyncProvider, server_id: str) -> AsyncServer:
+    """The server with that id.
+
+    Raises:
+        ServerGoneError: it was destroyed since we looked.
+    """
+    server = (await provider.servers(all=True)).get(server_id)
+    if server is None:
+        raise ServerGoneError(f"the server {server_id} is being destroyed, or gone", server_id=server_id)
+    return server
 
 
 @verb("spawn")
@@ -99,6 +110,8 @@ def spawn_command(invocation: Invocation, as_json: bool, **options: Any) -> None
     They stay until they are destroyed, or have been idle for as long as --ttd says. Deploys first if needed. Prints each one's name, as soon as
     it can be used. When it is interrupted, those that were not ready are destroyed.
     """
+    import asyncio
+
     settings = invocation.settings
     progress = invocation.progress
     count: int = options["count"]
@@ -225,9 +238,10 @@ def push_command(invocation: Invocation, server: str, local: str, remote: str) -
     """
     escaped = local.replace(":", "\\:") + (":" + remote if remote else "")
     push = transfers.read_push(escaped)
+    server_id = server_called(invocation, server)
 
     async def work(provider: AsyncProvider) -> None:
-        found = await server_called(provider, server)
+        found = await server_of(provider, server_id)
         report = invocation.progress.transfer(f"sending {push.local} to {found.name}")
         await found.upload_file(push.local, push.remote, progress=report)
 
@@ -244,9 +258,10 @@ def pull_command(invocation: Invocation, server: str, remote: str, local: str) -
     REMOTE counts from the home there; LOCAL is its last part in the working directory by default, or the directory to put it in.
     """
     pull = transfers.read_pull(remote.replace(":", "\\:") + (":" + local.replace(":", "\\:") if local else ""))
+    server_id = server_called(invocation, server)
 
     async def work(provider: AsyncProvider) -> None:
-        found = await server_called(provider, server)
+        found = await server_of(provider, server_id)
         report = invocation.progress.transfer(f"bringing {pull.remote} from {found.name}")
         await found.download_file(pull.remote, pull.local, progress=report)
 
@@ -262,13 +277,16 @@ def destroy_command(invocation: Invocation, servers: tuple[str, ...], everyone: 
 
     First lists them and asks. Visits all of them, also after a failure.
     """
+    import asyncio
+
     if bool(servers) == everyone:
         raise click.UsageError("name the servers, or say --all")
     view = local_view.look(invocation.settings) if everyone else local_view.require(invocation.settings)
     if view is None or not view.servers:
         invocation.progress.note("there are no servers")
         return
-    chosen = view.servers if everyone else tuple(dict.fromkeys(local_view.find(view.servers, name) for name in servers))
+    found = {row.id: row for row in (local_view.find(view.servers, name) for name in servers)}
+    chosen = view.servers if everyone else tuple(found.values())
     in_use = {server_id for server_id, usage in view.usages.items() if usage.in_use}
     things = [
         f"server {row.name} ({row.id}, {row.ip or 'no address'}){', in use' if row.id in in_use else ''}"

@@ -34,7 +34,7 @@ class Setting:
     """
 
     key: str
-    read: Callable[[Any], Any]
+    read: Callable[..., Any]
     kind: str
     summary: str
     numbers: bool = False
@@ -45,7 +45,7 @@ class Setting:
         return f"PILEUS_{self.key.upper()}"
 
 
-def _text(value: str) -> str:
+def _text(value: str, *, setting: str) -> str:
     return value
 
 
@@ -184,7 +184,7 @@ def _from_file(path: Path, key: str, value: Any) -> Any:
 
 def _read(setting: Setting, written: Any, where: str) -> Any:
     try:
-        return setting.read(written)
+        return setting.read(written, setting=setting.key)
     except ConfigError as problem:
         raise ConfigError(f"{where}: {problem}", setting=setting.key) from None
 

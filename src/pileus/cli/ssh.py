@@ -16,6 +16,7 @@ from pileus.cli.invocation import Invocation
 from pileus.cli.local_view import View
 from pileus.cli.parameters import complete_server, verb
 from pileus.cli.run import join
+from pileus.cli.servers import server_called, server_of
 from pileus.cli.sshconfig import Files, Target
 
 if TYPE_CHECKING:
@@ -38,9 +39,10 @@ def ssh_command(invocation: Invocation, server: str, command: tuple[str, ...], b
 
     client = None if built_in else shutil.which("ssh")
     line = join(command) if command else ""
+    server_id = server_called(invocation, server)
 
     async def work(provider: AsyncProvider) -> int:
-        found = local_view.find(list((await provider.servers(all=True)).values()), server)
+        found = await server_of(provider, server_id)
         if not await found.allocate(0, 0, 0):  # a bad server may be logged in to all the same
             invocation.progress.warn(f"{found.name} is not to be used any more, and may vanish")
         if client is None:
