@@ -9,6 +9,7 @@
 Nothing here needs pytest.
 """
 
+from pileus.testing import rules
 from pileus.testing.clock import ManualClock
 from pileus.testing.cloud import LoggedCall, SimulatedCloud
 from pileus.testing.simulator import SimulatorDriver, cloud_named, forget_cloud, simulated_cloud
@@ -20,5 +21,6 @@ __all__ = [
     "SimulatorDriver",
     "cloud_named",
     "forget_cloud",
+    "rules",
     "simulated_cloud",
 ]
