@@ -172,7 +172,7 @@ def explained(path: Path, busy_timeout_s: float) -> Iterator[None]:
 
 
 def explain(problem: sqlite3.Error, path: Path, busy_timeout_s: float) -> StateError:
-    """Turn an error of SQLite into one of ours. The cases: locked, damaged, read-only, full, anything else."""
+    """Turn an error of SQLite into one of ours. The cases: locked, damaged, read-only, full, refused, anything else."""
     code = getattr(problem, "sqlite_errorname", None) or ""
     where = str(path)
     if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
@@ -192,6 +192,8 @@ def explain(problem: sqlite3.Error, path: Path, busy_timeout_s: float) -> StateE
             path=where,
             hint=f"make room on it; or {MOVE_AWAY}",
         )
+    if code.startswith("SQLITE_CONSTRAINT"):
+        return StateError(f"{path}: this cannot be recorded, or not again: {problem}", path=where)
     return StateError(
         f"{path}: the state could not be used: {problem}" + (f" ({code})" if code else ""),
         path=where,

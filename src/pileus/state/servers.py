@@ -22,6 +22,8 @@ _MARKS = ", ".join("?" for _ in _NAMES)
 _JSON = frozenset({"flavor", "host_keys"})
 _BOOLEAN = frozenset({"external", "is_head_node", "boot_key", "bad", "shared_disk"})
 _FIXED = frozenset({"id", "intent_id"})
+_FLAVOR, _HOST_KEYS = _NAMES.index("flavor"), _NAMES.index("host_keys")
+_BOOLEAN_PLACES = tuple(place for place, name in enumerate(_NAMES) if name in _BOOLEAN)
 
 
 class Servers(Room):
@@ -34,20 +36,28 @@ class Servers(Room):
             include_destroyed: also those that are gone, as far back as they are remembered; their secrets are not.
         """
         where = "" if include_destroyed else " WHERE status <> 'destroyed'"
-        return [self._server(row) for row in self._all(f"SELECT {_COLUMNS} FROM servers{where} ORDER BY position")]
+        read: dict[str, Any] = {}
+        return [
+            self._server(row, read) for row in self._all(f"SELECT {_COLUMNS} FROM servers{where} ORDER BY position")
+        ]
 
     def server(self, id: str) -> ServerRow | None:
         """One server, destroyed or not, or None when it is not on record."""
         row = self._one(f"SELECT {_COLUMNS} FROM servers WHERE id = ?", (id,))
         return None if row is None else self._server(row)
 
-    def _server(self, row: Any) -> ServerRow:
-        values = dict(zip(_NAMES, row, strict=True))
-        values["flavor"] = self._read(values["flavor"])
-        values["host_keys"] = tuple(self._read(values["host_keys"]))
-        for name in _BOOLEAN:
-            values[name] = bool(values[name])
-        return ServerRow(**values)
+    def _server(self, row: Any, read: dict[str, Any] | None = None) -> ServerRow:
+        """Make the record; `read` remembers what JSON says, since many servers have the same flavor."""
+        values = list(row)
+        for place in _BOOLEAN_PLACES:
+            values[place] = bool(values[place])
+        text = values[_FLAVOR]
+        read = {} if read is None else read
+        if text not in read:
+            read[text] = self._read(text)
+        values[_FLAVOR] = read[text]
+        values[_HOST_KEYS] = tuple(self._read(values[_HOST_KEYS]))
+        return ServerRow(*values)
 
     def _add_server(self, server: ServerRow) -> None:
         """Record a server; nothing happens when its id is on record already."""

@@ -73,7 +73,7 @@ def test_a_check_that_objects_has_nothing_recorded(store):
 
 def test_an_intent_is_recorded_once(store):
     store.record_intents([intent("i")])
-    with pytest.raises(StateError):
+    with pytest.raises(StateError, match="not again"):
         store.record_intents([intent("j"), intent("i")])
     assert store.intent("j") is None
 

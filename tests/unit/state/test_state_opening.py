@@ -14,7 +14,7 @@ import pytest
 from state_helpers import add_server, deployment, make_store, open_store
 
 from pileus.errors import StateDamagedError, StateError, StateLockedError, StateVersionError, UsageError
-from pileus.state import Store, schema
+from pileus.state import Store, opening, schema
 
 
 def everything(directory):
@@ -262,6 +262,13 @@ def test_a_closed_store_says_so(store):
     store.close()
     with pytest.raises(UsageError, match="closed"):
         store.servers()
+
+
+def test_who_comes_second_in_creating_replaces_nothing(path):
+    make_store(path).close()
+    opening.create(path, "simulator", "lab", 1.0)  # as if it had not been there a moment ago
+    with open_store(path) as store:
+        assert store.deployment() == deployment()
 
 
 def test_two_processes_that_create_at_once_get_one_state(path, spawn_child):
