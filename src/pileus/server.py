@@ -275,7 +275,7 @@ class AsyncServer:
                 background=background,
             )
 
-    async def copy_over(self, files: str, *, progress: Progress | None = None) -> None:
+    async def copy_over(self, files: str) -> None:
         """Upload files that exist here, each to the corresponding place there, keeping their mtimes.
 
         Args:
@@ -283,7 +283,7 @@ class AsyncServer:
                 One that does not exist here is passed over silently.
         """
         async with self._using():
-            await (await self._link.ready()).copy_over(files, progress=progress)
+            await (await self._link.ready()).copy_over(files)
 
     async def create_file(self, content: str | bytes, dest: str) -> None:
         """Make a file with that content, and the directories above it; it appears under its name only when it is complete."""
@@ -295,14 +295,14 @@ class AsyncServer:
     ) -> None:
         """Fetch a file, or a whole tree; the directory of `dest` must exist here. No half file is left under the final name."""
         async with self._using():
-            await (await self._link.ready()).download_file(source, dest, progress=progress)
+            await (await self._link.ready()).download_file(source, _os.fspath(dest), progress=progress)
 
     async def upload_file(
         self, source: str | _os.PathLike[str], dest: str, *, progress: Progress | None = None
     ) -> None:
         """Send a file, or a whole tree, making the directories above it. No half file is left under the final name."""
         async with self._using():
-            await (await self._link.ready()).upload_file(source, dest, progress=progress)
+            await (await self._link.ready()).upload_file(_os.fspath(source), dest, progress=progress)
 
     async def mkdir(self, dir: str) -> None:
         """Make a directory and those above it; one that exists is a success. `sudo` is tried only where plain rights do not do."""

@@ -203,32 +203,30 @@ asyncio.run(main())
 
 async def test_what_a_killed_process_had_asked_for_is_settled_by_the_next(tmp_path: Path) -> None:
     with SimulatorProcess(boot_s=0.1, delete_s=0.05) as simulator:
-        simulator.add_rules(Slow(operation="create_servers", seconds=30, carried_out_first=True))
+        simulator.cloud.add_rules(Slow(operation="create_servers", seconds=30, carried_out_first=True))
         client = subprocess.Popen(
             [sys.executable, "-c", CLIENT, simulator.url, str(tmp_path / "state")], stdout=subprocess.PIPE, text=True
         )
         assert client.stdout is not None
         assert client.stdout.readline().strip() == "asking"
-        while sum(hasattr(thing, "status") for thing in simulator.everything()) < 3:
+        while sum(hasattr(thing, "status") for thing in simulator.cloud.everything()) < 3:
             assert client.poll() is None
             await asyncio.sleep(0.02)
         os.kill(client.pid, signal.SIGKILL)
         client.wait()
         client.stdout.close()
-        simulator.clear_rules()
+        simulator.cloud.clear_rules()
         settings = {"url": simulator.url, "poll_interval_s": "0.05", "request_timeout_s": "2"}
         async with AsyncProvider("simulator", "lab-1", tmp_path / "state", settings=settings) as provider:
             assert await provider.servers(all=True) == {}
             await provider.deploy()
-            assert [thing for thing in simulator.everything() if hasattr(thing, "status")] == []
+            assert [thing for thing in simulator.cloud.everything() if hasattr(thing, "status")] == []
             assert len(await spawn(provider, 2)) == 2
             await provider.tear_down()
-        assert simulator.everything() == []
+        assert simulator.cloud.everything() == []
 
 
-async def test_secrets_are_in_no_repr_and_no_log(
-    provider: AsyncProvider, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_secrets_are_in_no_repr_and_no_log(provider: AsyncProvider, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG")
     ids = await spawn(provider)
     server = (await provider.servers(all=True))[ids[0]]

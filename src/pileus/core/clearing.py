@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from pileus.core.batches import Batcher
 from pileus.core.cloud import Cloud
-from pileus.core.journal import FOR_SERVER, Journal, as_row
+from pileus.core.journal import FOR_SERVER, Journal, as_resource, as_row
 from pileus.core.watcher import Watcher, unseen
 from pileus.drivers.base import SERVER, Outcome, Resource, ServerRecord, ServerStatus
 from pileus.errors import PileusError, ServerTimeoutError, TearDownError
 from pileus.models import Flavor
 from pileus.policy import reconcile
-from pileus.state import ServerRow, Settled, Store
+from pileus.state import Intent, ResourceRow, ServerRow, Settled, Store
 
 log = logging.getLogger("pileus.clearing")
 
@@ -31,6 +30,19 @@ class Listing:
 
     servers: list[ServerRecord] = field(default_factory=list)
     resources: list[Resource] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What the state knows: intents that are open or listed, servers by id, sessions that live."""
+
+    intents: dict[str, Intent]
+    rows: dict[str, ServerRow]
+    sessions: frozenset[str]
+
+
+_NOBODY = "nobody"
+"""No session: what any live process asked for, ours too, is left to whoever there waits for it."""
 
 
 class Clearing:
@@ -123,53 +135,84 @@ class Clearing:
 
     # --- what a crash left ---
 
-    async def settle(self, found: Listing | None = None) -> Listing:
+    async def settle(self) -> Listing:
         """Ask the cloud what became of intents without an outcome, and of servers that were being destroyed.
 
-        What a dead process asked for and nobody has is destroyed; what the state lost and the cloud shows is adopted.
+        What a dead process asked for and nobody has is destroyed; what carries this deployment's id and the state knows nothing of
+        is adopted, since the state was lost then.
 
         Returns:
             what the cloud showed before anything was destroyed.
         """
         now = self._journal.now_s()
-        listing = found or await self.listing()
-        intents, live = await self._journal.store.read(lambda s: (s.open_intents(), s.live_sessions()))
+        listing = await self.listing()
+        listed = {s.intent_id for s in listing.servers} | {r.intent_id for r in listing.resources}
+
+        def read(store: Store) -> _Known:
+            intents = {intent.id: intent for intent in store.open_intents()}
+            found = (store.intent(intent_id) for intent_id in listed - set(intents))
+            intents |= {intent.id: intent for intent in found if intent is not None}
+            rows = {row.id: row for row in store.servers(include_destroyed=True)}
+            return _Known(intents, rows, store.live_sessions())
+
+        known = await self._journal.store.read(read)
+        planned = self._cloud.driver.plan(self._journal.config, self._journal.deployment.public_key)
         settlement = reconcile.settle(
-            intents,
-            listing.servers,
-            listing.resources,
-            live,
+            known.intents.values(),
+            [record for record in listing.servers if record.intent_id in known.intents],
+            [resource for resource in listing.resources if resource.intent_id in known.intents],
+            known.sessions,
             now,
             self._cloud.driver.capabilities.listing_lag_s,
+            adopt_kinds={plan.kind for plan in planned},
+            own_session=_NOBODY,
         )
         await self._journal.settle([Settled(i.id, "failed", detail="never listed") for i in settlement.forget])
-        rows = {row.id: row for row in await self._journal.store.read(lambda s: s.servers(include_destroyed=True))}
-        by_id = {intent.id: intent for intent in intents}
-        orphans = {thing.intent_id for thing in settlement.orphans}
-        flavors = None
-        for record in listing.servers:
-            row = rows.get(record.id)
-            if record.intent_id in orphans:
-                if row is None:
-                    await self._adopt_server(record, None)
-                log.warning("destroying server %s, which a process that died had asked for", record.name)
-                with contextlib.suppress(PileusError):
-                    await self.destroy(record.id)
-            elif row is None and record.intent_id not in by_id:
-                flavors = flavors if flavors is not None else {f.id: f for f in await self._cloud.flavors()}
-                await self._adopt_server(record, flavors.get(record.flavor_id))
-            elif row is not None and row.status == "destroying":
-                with contextlib.suppress(PileusError):
-                    await self.destroy(record.id)
-        await self._forget_gone(rows.values(), listing)
-        await self._settle_resources(listing, orphans, set(by_id))
+        for intent, thing in settlement.adopt:
+            if isinstance(thing, Resource):
+                row = as_row(thing, intent.id, str(intent.payload.get(FOR_SERVER, "")))
+                await self._journal.settle([Settled(intent.id, "done", thing.id, resource=row)])
+        await asyncio.gather(*(self._end_orphan(thing) for thing in settlement.orphans))
+        await self._adopt_unknown(listing, known)
+        again = [r for r in listing.servers if r.id in known.rows and known.rows[r.id].status == "destroying"]
+        await asyncio.gather(*(self._try(self.destroy(record.id)) for record in again))
+        await self._forget_gone(known.rows.values(), listing)
+        await self._drop_lost_parts()
         return listing
 
-    async def _adopt_server(self, record: ServerRecord, flavor: Flavor | None) -> None:
-        intent = await self._journal.store.read(lambda s: s.intent(record.intent_id))
-        row = self._journal.adopted_row(intent, record, flavor)
-        await self._journal.settle([Settled(record.intent_id, "done", record.id, server=row)])
-        await self._journal.event("adopted", record.id, name=record.name)
+    @staticmethod
+    async def _try(work: Awaitable[None]) -> bool:
+        try:
+            await work
+        except PileusError as problem:
+            log.warning("left for the next deploy, audit or tear-down: %s", problem)
+            return False
+        return True
+
+    async def _end_orphan(self, thing: ServerRecord | Resource) -> None:
+        """Destroy what a process that died had asked for."""
+        is_server = isinstance(thing, ServerRecord)
+        log.warning("destroying %s, which a process that died had asked for", thing.name)
+        ended = await self._try(
+            self.destroy(thing.id, thing.intent_id) if isinstance(thing, ServerRecord) else self._delete_resource(thing)
+        )
+        if ended:
+            await self._journal.settle([Settled(thing.intent_id, "failed", detail="its process died")])
+            await self._journal.event("destroyed", thing.id, name=thing.name, orphan=is_server)
+
+    async def _adopt_unknown(self, listing: Listing, known: _Known) -> None:
+        """Take over what carries our id and is in no state."""
+        flavors: dict[str, Flavor] | None = None
+        for record in listing.servers:
+            if record.intent_id not in known.intents and record.id not in known.rows:
+                flavors = flavors if flavors is not None else {f.id: f for f in await self._cloud.flavors()}
+                row = self._journal.adopted_row(None, record, flavors.get(record.flavor_id))
+                await self._journal.settle([Settled(record.intent_id, "done", record.id, server=row)])
+                await self._journal.event("adopted", record.id, name=record.name)
+        for resource in listing.resources:
+            if resource.intent_id not in known.intents:
+                row_of_it = as_row(resource, resource.intent_id, "")
+                await self._journal.settle([Settled(resource.intent_id, "done", resource.id, resource=row_of_it)])
 
     async def _forget_gone(self, rows: Iterable[ServerRow], listing: Listing) -> None:
         """Servers that the cloud does not show any more, though it should, were destroyed behind our back."""
@@ -180,27 +223,19 @@ class Clearing:
                 await self._journal.store.write(lambda s, gone=row.id: s.mark_destroyed(gone))  # type: ignore[misc]
                 await self._journal.event("vanished", row.id, name=row.name)
 
-    async def _settle_resources(self, listing: Listing, orphans: set[str], open_ids: set[str]) -> None:
-        """Adopt the deployment's own resources that the state lost; delete parts whose server does not exist."""
+    async def _drop_lost_parts(self) -> None:
+        """Delete what was made for single servers that do not exist."""
 
-        def read(store: Store) -> tuple[set[str], dict[str, str], set[str]]:
-            known = {row.intent_id: row.attributes.get(FOR_SERVER, "") for row in store.resources()}
-            servers = {row.intent_id for row in store.servers()}
-            return servers, known, {intent.id for intent in store.open_intents()}
+        def read(store: Store) -> list[ResourceRow]:
+            wanted = {row.intent_id for row in store.servers()} | {intent.id for intent in store.open_intents()}
+            return [
+                r
+                for r in store.resources()
+                if r.attributes.get(FOR_SERVER, r.intent_id) not in wanted and FOR_SERVER in r.attributes
+            ]
 
-        servers, known, still_open = await self._journal.store.read(read)
-        for resource in listing.resources:
-            owner = known.get(resource.intent_id)
-            if owner is None:
-                intent = await self._journal.store.read(lambda s, i=resource.intent_id: s.intent(i))  # type: ignore[misc]
-                owner = str(intent.payload.get(FOR_SERVER, "")) if intent else ""
-                if resource.intent_id in open_ids and resource.intent_id not in orphans:
-                    continue  # whoever asked for it is alive and will settle it
-                row = as_row(resource, resource.intent_id, owner)
-                await self._journal.settle([Settled(resource.intent_id, "done", resource.id, resource=row)])
-            if owner and owner not in servers and owner not in still_open:
-                with contextlib.suppress(PileusError):
-                    await self._delete_resource(resource)
+        for row in await self._journal.store.read(read):
+            await self._try(self._delete_resource(as_resource(row, self._journal.deployment_id)))
 
     async def _delete_resource(self, resource: Resource) -> None:
         await self._cloud.delete_resource(resource)
@@ -257,18 +292,20 @@ class Clearing:
     async def _delete_all_resources(self, problems: dict[str, PileusError]) -> None:
         """In the driver's order, again and again while something still hangs on something else."""
         order = {kind: place for place, kind in enumerate(self._cloud.driver.deletion_order)}
-        for attempt in range(RESOURCE_ROUNDS):
+        servers_left = await self._cloud.list_servers(self._journal.deployment_id)
+        for attempt in range(1 if servers_left else RESOURCE_ROUNDS):
+            if attempt:  # ports and the like vanish a moment after what they hung on
+                await self._cloud.clock.sleep(min(5.0, self._cloud.driver.capabilities.poll_interval_s * 2**attempt))
             found = await self._cloud.list_resources(self._journal.deployment_id)
             found = [resource for resource in found if not self._cloud.driver.needed_here(resource)]
             if not found:
                 break
             for resource in sorted(found, key=lambda r: order.get(r.kind, -1)):
                 try:
-                    await self._delete_resource(resource)
+                    await self._cloud.delete_resource(resource, tries=1)
                     problems.pop(resource.id, None)
                 except PileusError as problem:
                     problems[resource.id] = problem
-            await self._cloud.clock.sleep(min(5.0, self._cloud.driver.capabilities.poll_interval_s * 2**attempt))
         for row in await self._journal.store.read(lambda s: s.resources()):
             await self._journal.store.write(lambda s, r=row: s.forget_resource(r.kind, r.id))  # type: ignore[misc]
 

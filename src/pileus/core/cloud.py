@@ -205,9 +205,9 @@ class Cloud:
             return [Outcome(server_id, error=problem) for server_id in ids]
         return outcomes if len(outcomes) == len(ids) else [Outcome(server_id) for server_id in ids]
 
-    async def delete_resource(self, resource: Resource) -> None:
+    async def delete_resource(self, resource: Resource, *, tries: int = TRIES) -> None:
         """Ask for its end; one that is gone already is a success."""
-        for attempt in range(TRIES):
+        for attempt in range(tries):
             try:
                 await self._once(
                     "delete", f"delete {resource.kind}", lambda call: self.driver.delete_resource(resource, call)
@@ -215,7 +215,7 @@ class Cloud:
             except NotFoundError:
                 return
             except ProviderError as problem:
-                if attempt == TRIES - 1 or isinstance(problem, _FINAL):
+                if attempt == tries - 1 or isinstance(problem, _FINAL):
                     raise
                 await self._pause(attempt, problem)
             else:

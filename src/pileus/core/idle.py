@@ -54,11 +54,11 @@ class Idle:
                 return
             now = self._core.clock.monotonic()
             for row in rows:
-                if idleness.is_idle(row.idle_since, row.ttd_s, now) and not self._core.uses.any(row.id):
+                if idleness.is_idle(row, now, self._core.journal.boot_id) and not self._core.uses.any(row.id):
                     await self._let_go(row, now)
             self._renew(rows, now)
-            soonest = idleness.next_look([(row.idle_since, row.ttd_s) for row in rows], now)
-            await self._sleep(LOOK_S if soonest is None else min(max(soonest - now, 0.02), LOOK_S))
+            pause = idleness.next_look(rows, now, self._core.journal.boot_id)
+            await self._sleep(min(max(pause, 0.02), LOOK_S))
 
     async def _sleep(self, seconds: float) -> None:
         sleeping = asyncio.ensure_future(self._core.clock.sleep(seconds))

@@ -249,12 +249,12 @@ class LocalRemote:
             raise TransferError(f"the directory of {dest} does not exist", path=str(dest))
         await asyncio.to_thread(_copy, _here(source), Path(dest))
 
-    async def copy_over(self, files: str, *, progress: Any = None) -> None:
+    async def copy_over(self, files: str) -> None:
         """Copy what `local:remote` tells to; what has the same path on both sides is there already."""
-        from pileus.remote.files import parse_copy_over
+        from pileus.remote import copyspec
 
-        for local, there in parse_copy_over(files):
-            source, dest = _here(local), _here(there)
+        for copy in copyspec.parse(files):
+            source, dest = _here(copy.local), _here(copy.remote)
             if source.exists() and source != dest:
                 await asyncio.to_thread(_copy, source, dest)
 

@@ -42,9 +42,8 @@ from pileus.errors import (
     ServerTimeoutError,
 )
 from pileus.models import Flavor, Image
-from pileus.policy import names
+from pileus.policy import names, waiting
 from pileus.policy import quota as quota_policy
-from pileus.policy.waiting import SpawnTimeouts
 from pileus.state import Intent, ServerRow, Settled
 
 log = logging.getLogger("pileus.spawn")
@@ -104,7 +103,7 @@ class Spawner:
         self._destroy = destroy
         self._batcher = Batcher(cloud.driver.capabilities.max_batch, self._ask)
         self._tasks: set[asyncio.Task[None]] = set()
-        self.timeouts = SpawnTimeouts()
+        self.timeouts = waiting.SpawnTimeout()
 
     async def spawn(self, wish: Wish, on_accepted: Callable[[], None] | None = None) -> ServerRow:
         """Return a server that the cloud calls active, with its address.
@@ -361,9 +360,8 @@ class Spawner:
         try:
             if record is None or not _usable(record):
                 record = await self._watcher.wait(row.intent_id, self._judge(ticket, row))
-                self.timeouts = self.timeouts.learnt(
-                    self._cloud.clock.monotonic() - ticket.asked_at, volume=bool(ticket.parts)
-                )
+                took_s = self._cloud.clock.monotonic() - ticket.asked_at
+                self.timeouts = self.timeouts.after(took_s, from_volume=bool(ticket.parts))
         except PileusError as problem:
             if isinstance(problem, ServerFailedError) and not problem.console:
                 problem = self._failed(row, problem, await self._cloud.console(row.id))
@@ -372,33 +370,34 @@ class Spawner:
         return await self._journal.active(row, record)
 
     def _judge(self, ticket: Ticket, row: ServerRow) -> Callable[[ServerRecord | None], ServerRecord | None]:
-        clock, lag = self._cloud.clock, self._journal.unresolved_for_s()
-        timeout = ticket.wish.timeout_s or self.timeouts.limit_s(volume=bool(ticket.parts))
+        lag_s = self._cloud.driver.capabilities.listing_lag_s
+        timeout_s = ticket.wish.timeout_s or self.timeouts.timeout_s(from_volume=bool(ticket.parts))
+        named = {"server_id": row.id, "server_name": row.name}
         seen = False
 
         def judge(record: ServerRecord | None) -> ServerRecord | None:
             nonlocal seen
-            age = clock.monotonic() - ticket.asked_at
-            named = {"server_id": row.id, "server_name": row.name}
-            if not unseen(record):
-                if record is None and (seen or age > lag):
-                    raise ServerGoneError(f"server {row.name} vanished while it was booting", **named)
+            age_s = self._watcher.asked_at - ticket.asked_at
+            if unseen(record):
+                verdict = waiting.judge(None, seen, age_s, age_s, timeout_s)
+            else:
+                verdict = waiting.judge(record, seen, age_s, lag_s, timeout_s)
                 seen = seen or record is not None
-            if record is not None and not unseen(record):
-                if record.status is ServerStatus.ERROR:
-                    explained = self._cloud.driver.fault_error(record)
-                    fault = record.fault or "the cloud gave no reason"
-                    raise explained or ServerFailedError(f"server {row.name} failed: {fault}", **named)
-                if record.status in (ServerStatus.DELETING, ServerStatus.STOPPED):
-                    raise ServerGoneError(f"server {row.name} is {record.status.value} instead of booting", **named)
-                if _usable(record):
+            match verdict.ending:
+                case waiting.Ending.DONE:
                     return record
-            if age >= timeout:
-                raise ServerTimeoutError(
-                    f"server {row.name} was not active after {age:.0f} s",
-                    hint="look at its console, choose another flavor, or give a longer timeout",
-                    **named,
-                )
+                case waiting.Ending.FAILED:
+                    explained = self._cloud.driver.fault_error(record) if record else None
+                    raise explained or ServerFailedError(f"server {row.name} failed: {verdict.reason}", **named)
+                case waiting.Ending.VANISHED:
+                    raise ServerGoneError(f"server {row.name} vanished while it was booting: {verdict.reason}", **named)
+                case waiting.Ending.TIMEOUT:
+                    self.timeouts = self.timeouts.after(age_s, from_volume=bool(ticket.parts))
+                    raise ServerTimeoutError(
+                        f"server {row.name} was not active after {age_s:.0f} s: {verdict.reason}",
+                        hint="look at its console, choose another flavor, or give a longer timeout",
+                        **named,
+                    )
             return None
 
         return judge

@@ -42,6 +42,8 @@ class Watcher:
         self._waiters: set[_Waiter] = set()
         self._task: asyncio.Task[None] | None = None
         self._next = 0.0
+        self.asked_at = 0.0
+        """When the newest listing was asked for, by the clock's `monotonic`."""
 
     async def wait(self, key: str, judge: Callable[[ServerRecord | None], T | None]) -> T:
         """Return what `judge` says of the server with this id, or of this intent, as soon as it says anything.
@@ -73,6 +75,7 @@ class Watcher:
             interval = self._cloud.driver.capabilities.poll_interval_s
             await self._clock.sleep(max(0.0, self._next - self._clock.monotonic()))
             self._next = self._clock.monotonic() + interval * slower
+            self.asked_at = self._clock.monotonic()
             asked = list(self._waiters)  # whoever comes during the listing is judged by the next one
             try:
                 records = await self._cloud.list_servers_once(self._deployment_id())
