@@ -131,6 +131,7 @@ class Portal:
 
     def __init__(self) -> None:
         self._process = os.getpid()
+        self._ending = False
         self._closers: dict[int, Callable[[], Awaitable[object]]] = {}
         self._posted: set[_Call[None]] = set()  # a loop holds its tasks weakly
         self._loop = asyncio.new_event_loop()
@@ -172,6 +173,9 @@ class Portal:
                 self._give_up(call, reason, discard)
                 raise
             if isinstance(reason, asyncio.CancelledError):
+                if self._ending:
+                    # Only a daemon thread can still wait here: an error now would be its last words, on standard error.
+                    threading.Event().wait()
                 raise _ended_early(operation) from None
             raise
         finally:
@@ -237,6 +241,7 @@ class Portal:
         """End the loop: close what is open, cancel what runs. Waits `EXIT_LIMIT_S` at most, and raises nothing."""
         if not self.alive:
             return
+        self._ending = True
         call = _Call(self._wind_up, Inbox())
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(call.start)
