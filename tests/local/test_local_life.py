@@ -108,7 +108,7 @@ def test_a_server_outlives_a_killed_program_and_another_one_finds_and_ends_it(pl
         cwd=root,
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(root)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), *filter(None, sys.path)])},
     )
     assert made.returncode == -signal.SIGKILL, made.stderr
     (record,) = place.list()

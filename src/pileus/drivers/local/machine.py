@@ -13,7 +13,6 @@ import pwd
 import signal
 import socket
 import sys
-import time
 from pathlib import Path
 
 import asyncssh
@@ -25,8 +24,7 @@ from pileus.drivers.local.processes import MARKER
 from pileus.drivers.local.sessions import Session
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_KEY_WAIT_S = 2.0
-_KEY_LOOK_S = 0.005
+_BOOT_WAIT_S = 2.0
 _WINDOW = 8 * 1024 * 1024
 _PACKET = 128 * 1024
 
@@ -50,7 +48,7 @@ class Machine:
         self._acceptor: asyncssh.SSHAcceptor | None = None
         self._key: asyncssh.SSHKey | None = None
         self._key_text = b""
-        self._script_ended = not user_data
+        self._script_ended = asyncio.Event()
         self.user_name = card.user_name
         self.home = trees.home(self._tree, card.user_name)
         self.shell = login_shell()
@@ -83,6 +81,8 @@ class Machine:
         (trees.requests(self._tree) / "sshd.pid").write_text(f"{os.getpid()}\n")
         if self._user_data:
             self._boot()
+        else:
+            self._script_ended.set()
         await self._wait_for_key()
         assert self._key is not None
         self._acceptor = await asyncssh.listen(
@@ -116,7 +116,7 @@ class Machine:
         actions = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)]
 
         def ended(status: int) -> None:
-            self._script_ended = True
+            self._script_ended.set()
             script.unlink(missing_ok=True)
             code = os.waitstatus_to_exitcode(status)
             if code:
@@ -126,7 +126,7 @@ class Machine:
             self.children.start(argv, self.environment({}), actions, ended)
         except OSError as problem:
             self.log(f"boot script cannot be run: {problem}")
-            self._script_ended = True
+            self._script_ended.set()
 
     def log(self, line: str) -> None:
         """Write a line to the console."""
@@ -135,14 +135,16 @@ class Machine:
     # --- the host key ---
 
     async def _wait_for_key(self) -> None:
-        """Give the boot script a moment to bring the key by which the client will know us; else make one."""
-        until = time.monotonic() + _KEY_WAIT_S
-        while not self._load_key():
-            if self._script_ended or time.monotonic() > until:
-                self._write_key(trees.host_key(self._tree))
-                self._load_key()
-                return
-            await asyncio.sleep(_KEY_LOOK_S)
+        """Give the boot script a moment to bring the key by which the client will know us; else make one.
+
+        Clients that come earlier wait. Were they let on as soon as the key is there, most would find that the script has
+        not authorised theirs yet, and both sides would have paid for a key exchange in vain.
+        """
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._script_ended.wait(), _BOOT_WAIT_S)
+        if not self._load_key():
+            self._write_key(trees.host_key(self._tree))
+            self._load_key()
 
     def _load_key(self) -> bool:
         """Take up the host key's file for connections to come, if it is there and whole."""
@@ -167,13 +169,18 @@ class Machine:
         path.with_name(path.name + ".pub").write_bytes(key.export_public_key())
 
     def _answer_requests(self) -> None:
-        """Do what commands have asked for (see `trees.boot_target`): read the host key anew, hand out a fresh one."""
+        """Do what commands have asked for (see `trees.boot_target`): read the host key anew, write a fresh one somewhere."""
         asked = list(trees.requests(self._tree).glob("ask.*"))
         self._load_key()
-        for place in asked:
-            with contextlib.suppress(OSError):
-                self._write_key(place / "key")
-                place.rename(place.with_name("done" + place.suffix))
+        for ask in asked:
+            wish = ask.with_name("key" + ask.suffix)
+            try:
+                if wish.exists():
+                    self._write_key(Path(os.fsdecode(wish.read_bytes())))
+            except (OSError, ValueError) as problem:
+                ask.with_name("failed" + ask.suffix).write_text(f"{problem}\n")
+            wish.unlink(missing_ok=True)
+            ask.unlink(missing_ok=True)
 
 
 class Gate(asyncssh.SSHServer):

@@ -129,27 +129,33 @@ def _open_and_retry(function: Callable[..., Any], path: str, _error: object) -> 
             shutil.rmtree(path, ignore_errors=True)
 
 
-# A command asks the server process by a directory of its own below run/pileus and a signal, and waits until the server
-# has renamed it. The server takes up all requests that are there before it reads its key, so that none is answered by
-# what was true before it was made.
+# A command asks the server process by a file and a signal, and waits until the server has taken the file away. The server
+# looks for files before it reads its key, so that none is answered by what was true before it was made. All but the
+# waiting is done by the shell itself: starting a program costs more than the server takes to answer.
 _ASK = """\
-ask={place}/ask.$$ done={place}/done.$$ i=0
-mkdir "$ask" && kill -HUP "$(cat {place}/sshd.pid)" || exit 1
-until [ -e "$done" ]; do
-  i=$((i+1)); [ "$i" -gt 3000 ] && exit 1
-  sleep 0.01 2>/dev/null || sleep 1
+cd {place} || exit 1
+read -r pid <sshd.pid && : >ask.$$ && kill -HUP "$pid" || exit 1
+i=0
+while [ -e ask.$$ ]; do
+  i=$((i+1))
+  if [ "$i" -gt 4000 ]; then echo 'the server does not answer' >&2; exit 1; fi
+  if [ "$i" -gt 1000 ]; then sleep 0.01 2>/dev/null || sleep 1; fi
 done
+if [ -e failed.$$ ]; then cat failed.$$ >&2; rm -f failed.$$; exit 1; fi
+"""
+_KEYGEN = """\
+case $1 in /*) path=$1 ;; *) path=$PWD/$1 ;; esac
+printf '%s' "$path" >{place}/key.$$ || exit 1
 """
 
 
 def boot_target(tree: Path) -> BootTarget:
     """How a boot script finds its way in a tree. Pure; the commands are subshells, and leave no variable behind."""
-    root = str(tree)
     place = shlex.quote(str(requests(tree)))
-    ask = _ASK.format(place=place)
+    ask, keygen = _ASK.format(place=place), _KEYGEN.format(place=place)
     return BootTarget(
-        root=root,
-        keygen=f'(\n{ask}mv -f "$done/key" "$1" && mv -f "$done/key.pub" "$1.pub" && rm -rf "$done"\n)',
-        reload_sshd=f'(\n{ask}rm -rf "$done"\n)',
+        root=str(tree),
+        keygen=f"(\n{keygen}{ask})",
+        reload_sshd=f"(\n{ask})",
         power_off=f'kill -TERM "$(cat {place}/sshd.pid)"',
     )
