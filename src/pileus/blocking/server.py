@@ -214,15 +214,13 @@ class Server:
             inbox,
         )
 
-    def copy_over(self, files: str, *, progress: Progress | None = None) -> None:
+    def copy_over(self, files: str) -> None:
         """Upload files that exist here, each to the corresponding place there, keeping their mtimes.
 
         `files` are separated by commas; an absolute path goes to the same path, `~/…` from home to home, `local:remote` anywhere. One that
         does not exist here is passed over silently.
         """
-        inbox = Inbox()
-        relayed = inbox.relay(progress)
-        return self._run("copy_over", lambda: self._server.copy_over(files, progress=relayed), inbox)
+        return self._run("copy_over", lambda: self._server.copy_over(files))
 
     def create_file(self, content: str | bytes, dest: str) -> None:
         """Make a file with that content, and the directories above it; it appears under its name only when it is complete."""
