@@ -33,6 +33,7 @@ def run(tmp_path: Path) -> object:
         "HOME": str(home),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PILEUS_LOCAL_HELPER_IDLE": "1",
+        "PILEUS_LOCAL_OVERCOMMIT": "100",  # other programs of this machine count, too
         "PYTHONWARNINGS": "error",
     }
 
