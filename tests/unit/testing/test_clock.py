@@ -116,3 +116,15 @@ async def test_auto_does_not_jump_while_the_loop_is_busy() -> None:
 def test_a_naive_start_is_refused() -> None:
     with pytest.raises(ValueError, match="aware"):
         ManualClock(datetime(2030, 1, 1))
+
+
+async def test_auto_does_not_jump_while_sleeps_begin_and_end() -> None:
+    clock = ManualClock()
+    sleeper = asyncio.create_task(clock.sleep(5))
+    with clock.auto(quiet_s=0.2):
+        for _ in range(40):
+            other = asyncio.create_task(clock.sleep(1000))
+            await asyncio.sleep(0.01)
+            other.cancel()
+            assert clock.monotonic() == 0.0
+        await sleeper

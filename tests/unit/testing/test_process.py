@@ -100,7 +100,7 @@ def test_a_connection_closed_instead_of_an_answer_is_an_unknown_outcome(
     process: SimulatorProcess, driver: SimulatorDriver
 ) -> None:
     process.cloud.add_rules(rules.LoseReply(operation="create_servers", nth=1, close_connection=True))
-    with pytest.raises(ProviderError, match="connection") as caught:
+    with pytest.raises(ProviderError, match="closed before the answer came") as caught:
         driver.create_servers([request()], call())
     assert caught.value.outcome_unknown
     assert (caught.value.provider, caught.value.request_id) == ("simulator", "request-1")
