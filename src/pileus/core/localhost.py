@@ -283,11 +283,9 @@ class LocalRemote:
         """Refuse: there is no SSH to here."""
         raise UnsupportedError("this machine is not reached by SSH", operation="ssh_client")
 
-    @contextlib.asynccontextmanager
-    async def session(self) -> AsyncIterator[Any]:
+    def session(self) -> Any:
         """Refuse: there is no SSH to here."""
         raise UnsupportedError("this machine is not reached by SSH", operation="ssh_session")
-        yield
 
     async def aclose(self) -> None:
         """Nothing is open."""

@@ -69,11 +69,12 @@ class Uses:
             await self._end(server_id, use)
 
     async def _begin(self, row: ServerRow, use: _Use) -> None:
-        if use.written:
-            return
-        async with use.lock:
-            if use.written:
-                return
+        if not use.written:
+            async with use.lock:
+                await self._write_begin(row, use)
+
+    async def _write_begin(self, row: ServerRow, use: _Use) -> None:
+        if not use.written:
             session = await self._core.journal.session()
             if not await self._core.journal.store.write(lambda s: s.begin_use(row.id, session)):
                 raise ServerGoneError(
