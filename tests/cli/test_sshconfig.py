@@ -64,7 +64,7 @@ def test_an_inventory_has_all_hosts_with_their_variables() -> None:
     assert variables["ansible_host"] == "127.0.0.1"
     assert variables["ansible_port"] == 2201
     assert variables["ansible_user"] == "user"
-    assert variables["ansible_ssh_private_key_file"] == str(FILES.key)
+    assert variables["ansible_ssh_private_key_file"] == "/home/x/a b/100%%/it's.key"
 
 
 @needs_ssh

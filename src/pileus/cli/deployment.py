@@ -14,6 +14,7 @@ from pileus.cli.invocation import Invocation
 from pileus.cli.parameters import CORES, MEMORY, json_option, verb, yes_option
 from pileus.cli.quantities import show_duration, show_megabytes
 from pileus.cli.render import Column
+from pileus.cli.sshconfig import side_files
 from pileus.models import DeployConfig
 
 if TYPE_CHECKING:
@@ -291,11 +292,14 @@ def teardown_command(invocation: Invocation, yes: bool) -> None:
 
     async def survey(provider: AsyncProvider) -> list[str]:
         invocation.progress.doing(f"listing what exists on {provider.name}")
-        return [f"{item.kind} {item.name or item.id}" for item in await provider.audit() if item.ours]
+        items = await provider.audit()  # of this name; without a state, what will be adopted is all of it
+        return [f"{item.kind} {item.name or item.id}" for item in items if item.ours or not provider.deployment_id]
 
     async def work(provider: AsyncProvider) -> None:
         invocation.progress.doing(f"tearing down {provider.resource_name}")
         await provider.tear_down()
+        for path in side_files(provider.state_path):
+            path.unlink(missing_ok=True)
 
     name = invocation.settings.name
     things = [render.printable(thing) for thing in invocation.drive(survey)]

@@ -14,10 +14,10 @@ from pileus.cli import local_view, outcome
 from pileus.cli.invocation import Invocation
 from pileus.cli.output import Lines, Outlet
 from pileus.cli.progress import Progress
-from pileus.cli.quantities import show_duration, show_megabytes
-from pileus.cli.servers import choose_flavor, deploy_if_needed, wanted_size
+from pileus.cli.quantities import show_duration
+from pileus.cli.servers import choose_flavor, deploy_if_needed, describe, wanted_size
 from pileus.cli.transfers import Pull, Push
-from pileus.errors import PileusError, ServerFailedError
+from pileus.errors import CommandError, PileusError, ServerFailedError
 
 if TYPE_CHECKING:
     from pileus import AsyncProvider, AsyncServer, CommandResult
@@ -162,7 +162,7 @@ class Runner:
         settings, job = self._invocation.settings, self._job
         flavor = await choose_flavor(self._provider, settings)
         began = time.monotonic()
-        self._progress.doing(f"spawning {flavor.name} ({flavor.cores} cores, {show_megabytes(flavor.ram)})")
+        self._progress.doing(f"spawning {flavor.name} ({describe(flavor)})")
         server = await self._provider.spawn(settings.os, settings.user, flavor, settings.disk or 0, job.ttd)
         try:
             if not job.keep:
@@ -206,6 +206,8 @@ class Runner:
                 on_stdout=to_stdout.feed,
                 on_stderr=to_stderr.feed,
             )
+        except CommandError as problem:  # its time was up; other endings raise nothing
+            return problem.result
         finally:
             to_stdout.end()
             to_stderr.end()

@@ -36,6 +36,11 @@ COLUMNS = (
 )
 
 
+def describe(flavor: Flavor) -> str:
+    """A flavor's size in a few words."""
+    return f"{flavor.cores} core{'s' * (flavor.cores != 1)}, {show_megabytes(flavor.ram)}"
+
+
 async def choose_flavor(provider: AsyncProvider, settings: Settings) -> Flavor:
     """The flavor for the settings: the one that `flavor` names, else the cheapest that is large enough and fits it as an expression.
 
@@ -53,7 +58,7 @@ async def choose_flavor(provider: AsyncProvider, settings: Settings) -> Flavor:
             if flavor.cores >= (settings.cores or 0) and flavor.ram >= (settings.ram or 0):
                 return flavor
             raise ConfigError(
-                f"the flavor {flavor.name} has {flavor.cores} cores and {show_megabytes(flavor.ram)}, less than was asked for",
+                f"the flavor {flavor.name} has {describe(flavor)}, less than was asked for",
                 setting="flavor",
             )
     return await provider.cheapest_server_flavor(*wanted_size(settings), settings.flavor)
@@ -121,7 +126,7 @@ def spawn_command(invocation: Invocation, as_json: bool, **options: Any) -> None
     async def work(provider: AsyncProvider) -> tuple[list[AsyncServer], list[PileusError]]:
         await deploy_if_needed(provider, invocation)
         flavor = await choose_flavor(provider, settings)
-        progress.doing(f"spawning {count} x {flavor.name} ({flavor.cores} cores, {show_megabytes(flavor.ram)})")
+        progress.doing(f"spawning {count} x {flavor.name} ({describe(flavor)})")
         ready: list[AsyncServer] = []
         failed: list[PileusError] = []
 

@@ -106,7 +106,7 @@ def files_of(state: Path) -> Files:
     """Where the private key and the known hosts of a deployment are, beside its state."""
     from pileus.state import key_path
 
-    return Files(key_path(state).absolute(), state.with_name(state.name + ".known_hosts").absolute())
+    return Files(key_path(state).absolute(), sshconfig.side_files(state)[0].absolute())
 
 
 def write_files(view: View, state: Path) -> Path:
@@ -116,7 +116,7 @@ def write_files(view: View, state: Path) -> Path:
     """
     targets: Sequence[Target] = targets_of(view)
     files = files_of(state)
-    configuration = state.with_name(state.name + ".ssh_config").absolute()
+    configuration = sshconfig.side_files(state)[1].absolute()
     _replace(files.known_hosts, sshconfig.known_hosts(targets))
     _replace(configuration, sshconfig.config(targets, files))
     return configuration

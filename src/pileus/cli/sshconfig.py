@@ -38,6 +38,11 @@ class Files:
     known_hosts: Path
 
 
+def side_files(state: Path) -> tuple[Path, Path]:
+    """Where the known hosts and our own configuration are kept: beside the state."""
+    return state.with_name(state.name + ".known_hosts"), state.with_name(state.name + ".ssh_config")
+
+
 def known_hosts(targets: Sequence[Target]) -> str:
     """The lines of a known-hosts file."""
     return "".join(f"{target.id} {_type_and_key(line)}\n" for target in targets for line in target.host_keys)
@@ -84,7 +89,8 @@ def host_variables(target: Target, files: Files) -> dict[str, Any]:
         "ansible_host": target.host,
         "ansible_port": target.port,
         "ansible_user": target.user,
-        "ansible_ssh_private_key_file": str(files.key),
+        # Ansible hands it to OpenSSH in quotes, and there a percent sign begins a token.
+        "ansible_ssh_private_key_file": str(files.key).replace("%", "%%"),
         "ansible_ssh_common_args": shlex.join(arguments),
         "pileus_id": target.id,
     }
