@@ -43,7 +43,15 @@ class Place:
     host_keys: dict[str, asyncssh.SSHKey] = field(default_factory=dict)
 
     def driver(self, **settings: str) -> LocalDriver:
-        return LocalDriver({"dir": str(self.directory), "overcommit": "10000", "isolation": self.isolation, **settings})
+        return LocalDriver(
+            {
+                "dir": str(self.directory),
+                "overcommit": "10000",
+                "isolation": self.isolation,
+                "helper_idle": "5",
+                **settings,
+            }
+        )
 
     def request(self, user_data: bytes | None = None, **changes: Any) -> ServerRequest:
         driver = self.driver()

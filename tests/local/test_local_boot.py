@@ -54,7 +54,7 @@ async def test_user_data_in_another_language_is_run_by_its_interpreter(place: Pl
 
 async def test_user_data_that_is_no_script_is_told_on_the_console(place: Place) -> None:
     record = place.spawn(b"\x00\x01\x02 nothing that could be run")
-    eventually(lambda: "boot script ended with" in place.driver().console(record.id, call()))
+    eventually(lambda: "boot script cannot be run: " in place.driver().console(record.id, call()))
     assert place.list()[0].status is ServerStatus.ACTIVE
 
 

@@ -136,6 +136,7 @@ def test_a_stopped_server_is_listed_and_can_be_destroyed(each_place: Place) -> N
     each_place.delete(record)
 
 
+@pytest.mark.usefixtures("own_helper")
 def test_a_killed_helper_takes_no_server_with_it_and_is_replaced(place: Place) -> None:
     first = place.spawn(b"")
     killed = helper_pid()
@@ -145,6 +146,7 @@ def test_a_killed_helper_takes_no_server_with_it_and_is_replaced(place: Place) -
     assert helper_pid() != killed
 
 
+@pytest.mark.usefixtures("own_helper")
 def test_an_idle_helper_ends_and_its_servers_live_on(place: Place) -> None:
     driver = place.driver(helper_idle="0.05")
     (outcome,) = driver.create_servers([place.request(b"")], call())
@@ -196,6 +198,7 @@ def test_a_number_that_another_process_has_got_is_never_killed() -> None:
     assert not processes.kill(bystander.pid, start)
 
 
+@pytest.mark.usefixtures("own_helper")
 def test_no_server_comes_into_being_after_the_deadline(place: Place) -> None:
     place.driver().check(call())  # there is a helper
     pid = helper_pid()
@@ -321,13 +324,12 @@ def test_marks_of_another_user_are_ignored(place: Place) -> None:
 
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
-def test_a_helper_of_another_user_is_not_trusted(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "version", sys.version + " of this test")  # an address that nobody has yet
+def test_a_helper_of_another_user_is_not_trusted(place: Place, own_helper: None) -> None:
     impostor = _bind_as_nobody([calling.address()[1:]])
     try:
-        place.driver(helper_idle="0.05").check(call())
         record = place.spawn(b"")
         assert [found.id for found in place.list()] == [record.id]
     finally:
+        place.driver(helper_idle="0.01").check(call())
         os.kill(impostor, signal.SIGKILL)
         os.waitpid(impostor, 0)

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pileus.drivers.local import calling, cards, ending, keeper, namespaces
+from pileus.drivers.local import calling, cards, ending, keeper, namespaces, trees
 from pileus.drivers.local.cards import Card
 from pileus.drivers.local.keeper import Order
 from pileus.drivers.local.namespaces import Way
@@ -134,7 +134,12 @@ class Helper:
                 if lack:
                     _send(client, _failure(index, "quota", lack))
                     continue
-                selector.register(_fork_keeper(order, way), selectors.EVENT_READ, index)
+                try:
+                    selector.register(_fork_keeper(order, way), selectors.EVENT_READ, index)
+                except FileExistsError:
+                    _send(client, _failure(index, "exists", f"a server {order.card.id} exists already"))
+                except OSError as problem:
+                    _send(client, _failure(index, "failed", str(problem)))
             until = time.monotonic() + _SPAWN_S
             while selector.get_map() and time.monotonic() < until:
                 for key, _ in selector.select(until - time.monotonic()):
@@ -180,11 +185,21 @@ def _works(way: Way) -> bool:
 
 
 def _fork_keeper(order: Order, way: Way) -> socket.socket:
+    """Make a server's place and fork its keeper; gives the channel to it."""
+    site = keeper.Site.prepare(order)
     ours, theirs = socket.socketpair()
-    pid = os.fork()
-    if pid == 0:
-        keeper.keep(order, way, theirs)
-    theirs.close()
+    try:
+        pid = os.fork()
+    except OSError:
+        ours.close()
+        trees.remove(Path(order.card.tree))
+        raise
+    else:
+        if pid == 0:
+            keeper.keep(order, way, theirs, site)
+    finally:
+        site.close()
+        theirs.close()
     ours.settimeout(_REQUEST_S)
     _pids[ours.fileno()] = pid
     return ours

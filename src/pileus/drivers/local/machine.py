@@ -111,8 +111,6 @@ class Machine:
         with os.fdopen(descriptor, "wb") as file:
             file.write(self._user_data)
         self._user_data = b""  # it has keys in it
-        # cloud-init starts scripts in the root directory; the tree is the nearest to it.
-        argv = ["/bin/sh", "-c", 'cd "$1" && exec "$2"', "boot", str(self._tree), str(script)]
         actions = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)]
 
         def ended(status: int) -> None:
@@ -122,11 +120,15 @@ class Machine:
             if code:
                 self.log(f"boot script ended with {code}")
 
+        # cloud-init starts scripts in the root directory; the tree is the nearest to it. Nothing else runs meanwhile.
+        os.chdir(self._tree)
         try:
-            self.children.start(argv, self.environment({}), actions, ended)
+            self.children.start([str(script)], self.environment({}), actions, ended)
         except OSError as problem:
             self.log(f"boot script cannot be run: {problem}")
             self._script_ended.set()
+        finally:
+            os.chdir(self.home)
 
     def log(self, line: str) -> None:
         """Write a line to the console."""
