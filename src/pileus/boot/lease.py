@@ -58,7 +58,9 @@ watch() {
 }
 
 start() {
-  mkdir -p "${lease%/*}" && read_uptime && echo "$((now + lease_s))" >"$lease" && own "$lease" || return 1
+  if [ ! -d "${lease%/*}" ]; then mkdir -p "${lease%/*}" || return 1; fi
+  read_uptime
+  echo "$((now + lease_s))" >"$lease" && own "$lease" || return 1
   begin_watch
 }
 

@@ -1,8 +1,11 @@
 """The user-data: the script that turns a fresh machine into one of ours.
 
-Each step is a function that runs in a subshell; what it says on its way to failing becomes its reason in the file `failed`,
-and the next step is done all the same: a server whose FUSE could not be set up shall still have its lease. The sentinel comes
-last, and only when no step failed.
+Each step is a function; what it says on its way to failing becomes its reason in the file `failed`, and the next step is
+done all the same: a server whose FUSE could not be set up shall still have its lease. The sentinel comes last, and only
+when no step failed.
+
+Processes are what this costs: on a server that starts in some milliseconds, each `chmod`, `grep` or subshell more is seen in
+the time to its readiness. So modes come from the umask, and files are searched only where they have been before.
 """
 
 from __future__ import annotations
@@ -14,55 +17,65 @@ from pileus.boot.plan import BootPlan, Paths
 
 _HEAD = """\
 fail() {
-  printf '%s: %s\\n' "$1" "${2:-no reason given}" >>"$run/failed"
-  printf 'pileus: boot failed: %s: %s\\n' "$1" "$2" >&2
-  tell_console "$1" "$2"
+  umask 022 # whoever waits is the login user, and is to read it
+  reason=$(cat "$run/step" 2>/dev/null)
+  printf '%s: %s\\n' "$1" "${reason:-no reason given}" >>"$run/failed"
+  printf 'pileus: boot failed: %s: %s\\n' "$1" "$reason" >&2
+  tell_console "$1" "$reason"
   failed=yes
 }
 
 step() {
-  reason=$("$1" 2>&1) || fail "$1" "$reason"
+  umask 022
+  "$1" >"$run/step" 2>&1 || fail "$1"
 }
 
 prepare() {
-  mkdir -p "$run" "$root/etc/ssh" && chmod 755 "$run" && rm -f "$run/failed" "$run/ready"
+  for file in "$run/failed" "$run/ready"; do
+    if [ -e "$file" ]; then rm -f "$file" || return 1; fi
+  done
 }
 """
 
 _STEPS = """\
 host_key() {
   key=$root/etc/ssh/ssh_host_ed25519_key
-  printf '%s\\n' "$host_public_key" >"$key.pub.new" && chmod 644 "$key.pub.new" || return 1
-  (umask 077 && rm -f "$key.new" && printf '%s\\n' "$host_private_key" >"$key.new") || return 1
+  if [ -e "$key.pub" ]; then rm -f "$key.pub" || return 1; fi
+  printf '%s\\n' "$host_public_key" >"$key.pub" || return 1
+  umask 077
   # The private half is what others look for: it comes last, and whole.
-  mv -f "$key.pub.new" "$key.pub" && mv -f "$key.new" "$key" && relabel "$root/etc/ssh" || return 1
+  printf '%s\\n' "$host_private_key" >"$key.new" && mv -f "$key.new" "$key" && relabel "$root/etc/ssh" || return 1
   offer "$root/etc/ssh/sshd_config" && reload_sshd
 }
 
 offer() {
   # An sshd whose configuration lists its keys offers no other; the line goes first, where no Match block can be open.
   hostkey='^[[:space:]]*HostKey[[:space:]]'
-  if grep -qi "$hostkey" "$1" 2>/dev/null && ! grep -qi "$hostkey.*/ssh_host_ed25519_key" "$1"; then
+  if [ -s "$1" ] && grep -qi "$hostkey" "$1" && ! grep -qi "$hostkey.*/ssh_host_ed25519_key" "$1"; then
     { printf 'HostKey %s\\n' "$key" && cat "$1"; } >"$1.new" && cat "$1.new" >"$1" && rm -f "$1.new"
   fi
 }
 
 authorized_key() {
   if ! find_home; then unknown_user; return 1; fi
-  if [ ! -d "$home" ]; then mkdir -p "$home" && own "$home" || return 1; fi
   file=$home/.ssh/authorized_keys
-  (umask 077 && mkdir -p "$home/.ssh" && : >>"$file") || return 1
-  if ! grep -qxF -e "$authorized_key" "$file"; then
+  if [ ! -d "$home" ]; then mkdir -p "$home" && own "$home" || return 1; fi
+  umask 077
+  if [ -d "$home/.ssh" ]; then chmod 700 "$home/.ssh"; else mkdir "$home/.ssh"; fi || return 1
+  if [ -s "$file" ]; then
+    chmod 600 "$file" || return 1
     if [ -n "$(tail -c 1 "$file")" ]; then echo >>"$file"; fi
+  fi
+  if [ ! -s "$file" ] || ! grep -qxF -e "$authorized_key" "$file"; then
     printf '%s\\n' "$authorized_key" >>"$file" || return 1
   fi
-  chmod 700 "$home/.ssh" && chmod 600 "$file" && own "$home/.ssh" "$file" && relabel "$home/.ssh"
+  own "$home/.ssh" "$file" && relabel "$home/.ssh"
 }
 
 fuse() {
   file=$root/etc/fuse.conf
-  if ! grep -q '^user_allow_other' "$file" 2>/dev/null; then
-    printf '\\nuser_allow_other\\n' >>"$file" && chmod 644 "$file" || return 1
+  if [ ! -s "$file" ] || ! grep -q '^user_allow_other' "$file"; then
+    printf '\\nuser_allow_other\\n' >>"$file" || return 1
   fi
   if [ -e "$root/dev/fuse" ]; then chmod 666 "$root/dev/fuse"; fi
 }
@@ -92,7 +105,8 @@ lease() {
 
 _SENTINEL = """\
 sentinel() {
-  printf '%s\\n' "$host_name" >"$run/ready.new" && mv -f "$run/ready.new" "$run/ready"
+  # It has no content: to appear is one act, so that nobody sees half of it.
+  : >"$run/ready"
 }
 """
 
@@ -182,6 +196,7 @@ def render(plan: BootPlan) -> bytes:
             "",
             *parts,
             _SENTINEL,
+            'mkdir -p "$run" "$root/etc/ssh"',
             *(f"step {name}" for name in steps),
             'if [ "$failed" = no ]; then step sentinel; fi',
             '[ "$failed" = no ]',

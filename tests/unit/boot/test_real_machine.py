@@ -136,7 +136,9 @@ def test_a_lease_that_runs_out_powers_the_machine_off(machine: Machine) -> None:
 @pytest.mark.skipif(not shutil.which("ssh-keygen"), reason="ssh-keygen is not installed")
 def test_a_host_key_is_made_and_switched_to(machine: Machine) -> None:
     machine.run(machine.user_data())
+    first = machine.run(boot.make_host_key(BootTarget()))
     made = machine.run(boot.make_host_key(BootTarget()))
+    assert made.stdout != first.stdout
     assert made.stdout.startswith("ssh-ed25519 AAAA"), made.stderr
     assert machine.path("etc/ssh/ssh_host_ed25519_key").read_text() == PRIVATE_KEY
     switched = machine.run(boot.switch_host_key(BootTarget()))

@@ -32,9 +32,10 @@ def test_it_makes_a_tree_ready(tree_in_each_shell: Tree) -> None:
     assert (keys.read_text(), mode(keys), mode(keys.parent)) == (f"{AUTHORIZED_KEY}\n", 0o600, 0o700)
     assert "user_allow_other" in tree.path("etc/fuse.conf").read_text().splitlines()
     assert tree.path("etc/hostname").read_text() == "lab-1\n"
-    assert tree.path("run/pileus/ready").read_text() == "lab-1\n"
+    assert mode(tree.path("etc/hostname")) == mode(tree.path("etc/fuse.conf")) == 0o644
+    assert mode(tree.path("run/pileus/ready")) == 0o644
     assert mode(tree.path("run/pileus")) == 0o755
-    assert {path.name for path in tree.path("run/pileus").iterdir()} == {"ready"}  # no lease was wanted
+    assert {path.name for path in tree.path("run/pileus").iterdir()} == {"ready", "step"}  # no lease was wanted
 
 
 def test_it_can_run_twice(tree_in_each_shell: Tree) -> None:
@@ -136,13 +137,13 @@ def test_an_sshd_that_lists_its_keys_is_told_of_ours(tree: Tree, configured: str
 @pytest.mark.parametrize(
     ("obstacle", "step"),
     [
-        ("etc/ssh/ssh_host_ed25519_key.pub.new", "host_key"),
+        ("etc/ssh/ssh_host_ed25519_key.new", "host_key"),
         ("home/me/.ssh/authorized_keys", "authorized_key"),
         ("etc/fuse.conf", "fuse"),
         ("etc/hostname", "set_host_name"),
         ("etc/sudoers.d/pileus.new", "sudo_without_terminal"),
         ("var/lib/pileus/watchdog", "lease"),
-        ("run/pileus/ready.new", "sentinel"),
+        ("run/pileus/ready", "prepare"),
     ],
 )
 def test_a_step_that_fails_is_reported_and_the_others_are_done(
@@ -155,6 +156,7 @@ def test_a_step_that_fails_is_reported_and_the_others_are_done(
     assert not tree.path("run/pileus/ready").is_file()
     failures = tree.path("run/pileus/failed").read_text()
     assert failures.startswith(f"{step}: ")
+    assert mode(tree.path("run/pileus/failed")) == 0o644
     assert len(failures) > len(step) + 4  # with a reason
     assert f"pileus: boot failed: {step}: " in done.stderr.decode()
     for path, other in (
@@ -205,7 +207,8 @@ def test_no_process_has_the_private_key_in_its_arguments_or_environment(tree: Tr
     for name in ("mkdir", "chmod", "rm", "mv", "grep", "tail", "sh", "setsid", "cat"):
         spy = spies / name
         spy.write_text(
-            f'#!/bin/bash\n{{ printf "%s\\n" "$0" "$@"; env; }} >>{tree.root}/seen\nexec /usr/bin/env -S "PATH=${{PATH#*:}}" {name} "$@"\n'
+            f"#!/bin/sh\n{{ printf '%s\\n' \"$0\" \"$@\"; env; }} >>'{tree.root}/seen'\n"
+            f'PATH=${{PATH#*:}}; exec {name} "$@"\n'
         )
         spy.chmod(0o755)
     tree.path("script").write_bytes(boot.render(tree.plan(600)))
