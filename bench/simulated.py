@@ -69,20 +69,26 @@ def figures(short: bool) -> list[Figure]:
     few, many = _marginal(rows, 100, 1000), _marginal(rows, 1000, 10_000)
     count = 1000 // scale
     return [
-        Figure(f"{count} simulated servers of {boot_s:g} s boot, all ready", thousand["seconds"] / boot_s, 1.2, "x of one boot"),
+        Figure(
+            f"{count} simulated servers of {boot_s:g} s boot, all ready",
+            thousand["seconds"] / boot_s,
+            1.2,
+            "x of one boot",
+        ),
         Figure("listings per second meanwhile", thousand["listings_per_s"], 1.0, "/s"),
         Figure("other driver calls per batch", thousand["calls_per_batch"], 2.0, "calls"),
         Figure("CPU of a further server, 1,000 to 10,000 against 100 to 1,000", many["cpu_s"] / few["cpu_s"], 1.5, "x"),
         Figure(
-            "memory of a further server, 1,000 to 10,000 against 100 to 1,000", many["memory_mb"] / few["memory_mb"], 1.5, "x"
+            "memory of a further server, 1,000 to 10,000 against 100 to 1,000",
+            many["memory_mb"] / few["memory_mb"],
+            1.5,
+            "x",
         ),
     ]
 
 
 def _marginal(rows: dict[int, dict[str, float]], low: int, high: int) -> dict[str, float]:
-    return {
-        name: max(1e-9, rows[high][name] - rows[low][name]) / (high - low) for name in ("cpu_s", "memory_mb")
-    }
+    return {name: max(1e-9, rows[high][name] - rows[low][name]) / (high - low) for name in ("cpu_s", "memory_mb")}
 
 
 if __name__ == "__main__":

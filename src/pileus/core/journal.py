@@ -21,6 +21,7 @@ from pileus.drivers.base import (
     Resource,
     ResourceRequest,
     ServerRecord,
+    ServerStatus,
 )
 from pileus.errors import PileusError, StateError
 from pileus.models import DeployConfig, Flavor, Quota
@@ -176,7 +177,7 @@ class Journal:
         def write(store: Store) -> None:
             store.settle(settled)
             for outcome in settled:
-                if outcome.server is not None and outcome.server.ttd_s:
+                if outcome.server is not None and outcome.server.ttd_s and outcome.server.idle_since is None:
                     store.begin_use(outcome.server.id, session)
 
         await self.store.write(write)
@@ -272,7 +273,7 @@ class Journal:
             status="spawned",
             bad=False,
             permanent_problem="",
-            idle_since=None,
+            idle_since=self._cloud.clock.monotonic() if usable(record) else None,
             boot_id=self.boot_id,
             shared_disk=False,
             max_lifetime_s=wish.max_lifetime_s,
@@ -352,6 +353,11 @@ class Journal:
     async def close(self) -> None:
         """Close the file. The session's allocations are freed."""
         await self.store.aclose()
+
+
+def usable(record: ServerRecord) -> bool:
+    """Whether the cloud says that it runs, and where."""
+    return record.status is ServerStatus.ACTIVE and bool(record.address)
 
 
 def as_resource(row: ResourceRow, deployment_id: str) -> Resource:

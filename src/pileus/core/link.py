@@ -158,20 +158,34 @@ class Link:
                 hint="look at its console; does the image run user-data and an SSH server?",
                 **named,
             ) from problem
-        target = self.target()
         left = max(1.0, timeout - (self._core.clock.monotonic() - started))
-        command = boot.wait_for_sentinel(target, timeout_s=left) + boot.make_host_key(target)
-        made = await remote.run(command, check=False, timeout=left + 30.0)
-        if not made.ok:
-            await self._boot_failed(row, made.stdout + made.stderr, left)
-        lines = made.stdout.strip().splitlines()
-        new_key = lines[-1].strip() if lines else ""
-        if not new_key.startswith("ssh-"):
-            raise ServerFailedError(f"server {row.name} made no new host key: {made.stderr or made.stdout}", **named)
-        await self._record(row, host_keys=(*row.host_keys, new_key))
-        await remote.run(boot.switch_host_key(target), timeout=60.0)
-        await self._record(row, host_keys=(new_key,), boot_key=False)
-        remote.trust((new_key,))
+        said = ""
+
+        async def answer(line: str) -> str:
+            nonlocal said
+            said = line.strip()
+            if not said.startswith("ssh-"):
+                return "stop"
+            await self._record(row, host_keys=(*row.host_keys, said))
+            return "switch"
+
+        ended = await remote.converse(self._rotation(left), answer, check=False, timeout=left + 60.0)
+        if not ended.ok and not said.startswith("ssh-"):
+            await self._boot_failed(row, ended.stdout + ended.stderr, left)
+        if not ended.ok:
+            raise ServerFailedError(f"server {row.name} did not take its new host key: {ended.stderr}", **named)
+        await self._record(row, host_keys=(said,), boot_key=False)
+        remote.trust((said,))
+
+    def _rotation(self, timeout_s: float) -> str:
+        """Wait for the end of the boot, make a host key and show it, and once it is recorded put it in force."""
+        target = self.target()
+        return (
+            f"{boot.wait_for_sentinel(target, timeout_s=timeout_s)}"
+            f"(\n{boot.make_host_key(target)}) </dev/null || exit 1\n"
+            'read -r go && [ "$go" = switch ] || exit 1\n'
+            f"(\n{boot.switch_host_key(target)}) </dev/null\n"
+        )
 
     async def _record(self, row: ServerRow, **columns: object) -> None:
         def write(store: Store) -> ServerRow | None:

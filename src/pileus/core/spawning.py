@@ -19,7 +19,7 @@ from typing import Any
 from pileus import boot
 from pileus.core.batches import Batcher
 from pileus.core.cloud import Cloud
-from pileus.core.journal import Journal
+from pileus.core.journal import Journal, usable
 from pileus.core.watcher import Watcher, unseen
 from pileus.drivers.base import (
     SERVER,
@@ -31,7 +31,6 @@ from pileus.drivers.base import (
     Resource,
     ServerRecord,
     ServerRequest,
-    ServerStatus,
 )
 from pileus.errors import (
     PileusError,
@@ -358,7 +357,7 @@ class Spawner:
     async def _until_active(self, ticket: Ticket, row: ServerRow) -> ServerRow:
         record = ticket.running
         try:
-            if record is None or not _usable(record):
+            if record is None or not usable(record):
                 record = await self._watcher.wait(row.intent_id, self._judge(ticket, row))
                 took_s = self._cloud.clock.monotonic() - ticket.asked_at
                 self.timeouts = self.timeouts.after(took_s, from_volume=bool(ticket.parts))
@@ -367,6 +366,8 @@ class Spawner:
                 problem = self._failed(row, problem, await self._cloud.console(row.id))
             await self._destroy(row.id)
             raise problem.within(self._cloud.driver.name, "spawn") from None
+        if (row.ip, row.ssh_port) == (record.address, record.port) and record is ticket.running:
+            return row  # it ran when it was accepted, and is on record as running
         return await self._journal.active(row, record)
 
     def _judge(self, ticket: Ticket, row: ServerRow) -> Callable[[ServerRecord | None], ServerRecord | None]:
@@ -415,10 +416,6 @@ class Spawner:
             provider=problem.provider,
             operation=problem.operation,
         )
-
-
-def _usable(record: ServerRecord) -> bool:
-    return record.status is ServerStatus.ACTIVE and bool(record.address)
 
 
 def _with_parts(request: ServerRequest, parts: Mapping[str, Resource]) -> ServerRequest:

@@ -174,10 +174,10 @@ async def run(
                 session = await _open_streaming(pool, text, on_stdout, on_stderr, helpers)
                 feeder = loop.create_task(_forward(session, forward_stdin))
             elif stdin:
-                session = await _open(pool, script.fed_command_line(text, len(stdin)), on_stdout, on_stderr)
+                session = await open_session(pool, script.fed_command_line(text, len(stdin)), on_stdout, on_stderr)
                 feeder = loop.create_task(session.write(stdin))
             else:
-                session = await _open(pool, script.command_line(text), on_stdout, on_stderr)
+                session = await open_session(pool, script.command_line(text), on_stdout, on_stderr)
             if timeout is not None:
                 limit.reschedule(loop.time() + timeout)
             await session.ended
@@ -237,7 +237,7 @@ async def start_job(pool: Pool, command: str, *, timeout: float | None, env: Map
     loop = asyncio.get_running_loop()
     begun = loop.time()
     job_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
-    session = await _open(pool, script.job_line(script.with_environment(command, env), job_id), None, None)
+    session = await open_session(pool, script.job_line(script.with_environment(command, env), job_id), None, None)
     try:
         async with asyncio.timeout(timeout):
             await session.ended
@@ -252,7 +252,7 @@ async def start_job(pool: Pool, command: str, *, timeout: float | None, env: Map
     return CommandResult(command=command, exit_status=None, duration_s=launched.duration_s, job_id=job_id)
 
 
-async def _open(pool: Pool, line: str, on_stdout: Sink | None, on_stderr: Sink | None) -> Session:
+async def open_session(pool: Pool, line: str, on_stdout: Sink | None, on_stderr: Sink | None) -> Session:
     """Start a line on some connection.
 
     A connection that turns out to be gone before the command was sent is replaced, silently: nothing has run.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import timezone
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import asyncssh
 
 from pileus.errors import ConfigError, ConnectError
 from pileus.models import CommandResult
-from pileus.remote import commands
+from pileus.remote import commands, dialogue
 from pileus.remote.commands import Sink
 from pileus.remote.connections import Lease, Pool
 from pileus.remote.dial import Dialer, with_host_keys
@@ -190,6 +190,26 @@ class Remote:
                     hint="put its input into a file, and read ~/.pileus/jobs/<job_id>/stdout later",
                 )
             return await commands.start_job(self._pool, command, timeout=timeout, env=env)
+
+    async def converse(
+        self, command: str, answer: Callable[[str], Awaitable[str]], *, check: bool = True, timeout: float
+    ) -> CommandResult:
+        """Run a command that writes a line, reads one, and goes on; `answer` gives the one for the other.
+
+        Nothing watches over it: when the connection breaks it meets the end of its input, and must end by that.
+
+        Args:
+            command: as for `run`.
+            answer: called with the first line, without its newline; not at all if the command ends before it writes one.
+            check: raise for an exit status other than 0.
+            timeout: seconds for all of it, `answer` included.
+
+        Raises:
+            CommandError: `check` and it failed, or its time was up.
+            ConnectError: the connection was lost.
+        """
+        with self._active():
+            return await dialogue.converse(self._pool, command, answer, check=check, timeout=timeout)
 
     async def client(self) -> asyncssh.SSHClientConnection:
         """An open connection, ours to close and shared with all else.

@@ -142,6 +142,11 @@ def streamed_command_line(command: str) -> str:
     return wire(script, command)
 
 
+def dialogue_line(command: str) -> str:
+    """Run a command whose standard input is the channel's, unwatched: it must end by itself when a read meets the end of it."""
+    return wire(_UNFOLD + 'exec /bin/sh -c "$c"', command)
+
+
 def watch_line(process_id: int) -> str:
     """Watch over a streaming command from a channel of its own: when this one ends, so does that."""
     watch = _WATCH.replace('[ -n "$p" ] && read -r w l </proc/self/stat', "w=$$")
