@@ -68,8 +68,8 @@ def holders_in(table: str, inode: int, major: int, minor: int, byte: int) -> lis
     loose: list[int] = []
     for line in table.splitlines():
         fields = line.split()
-        # A line with an arrow is one who waits.
-        if len(fields) < 8 or fields[1] == "->" or fields[3] != "WRITE" or fields[5].count(":") != 2:
+        # A line of one who waits has an arrow, which shifts its columns: it does not pass either.
+        if len(fields) < 8 or fields[3] != "WRITE" or fields[5].count(":") != 2:
             continue
         its_major, its_minor, its_inode = fields[5].split(":")
         last = 2**63 if fields[7] == "EOF" else int(fields[7])

@@ -264,6 +264,17 @@ def test_secrets_are_forgotten_while_another_store_is_open(store, path):
         assert raw_traces(path.parent) == []
 
 
+def test_what_another_tool_deleted_carelessly_is_wiped_too(store, path):
+    fill_with_secrets(store)
+    careless = sqlite3.connect(path, isolation_level=None)
+    careless.execute("PRAGMA secure_delete = OFF")
+    careless.execute("DELETE FROM servers")
+    careless.execute("DELETE FROM intents")
+    careless.close()
+    store.forget_secrets()
+    assert raw_traces(path.parent) == []
+
+
 def test_secrets_that_a_reader_keeps_from_being_wiped_are_an_error(store, path):
     fill_with_secrets(store)
     reader = sqlite3.connect(path, isolation_level=None)

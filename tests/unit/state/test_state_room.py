@@ -96,6 +96,18 @@ def test_a_server_that_is_bad_or_going_takes_no_work(store):
         store.begin_use("unknown", session)
 
 
+def test_nothing_is_held_of_a_destroyed_server(store):
+    session = store.begin_session()
+    add_server(store, "s")
+    assert store.allocate("s", session, 1, 1, 1)
+    assert store.begin_use("s", session)
+    store.mark_destroyed("s")
+    assert store.usages() == {}
+    assert not store.release("s", session, 1, 1, 1)
+    assert not store.end_use("s", session, 1.0)
+    assert store.server("s").idle_since is None
+
+
 def test_more_than_was_allocated_is_not_released(store, path):
     session = store.begin_session()
     add_server(store, "s")
