@@ -235,6 +235,19 @@ def test_a_reader_that_had_enough_ends_the_job_quietly(lab: Command, tmp_path: P
     assert existing() == []
 
 
+def test_a_reader_that_paused_does_not_keep_an_interrupt_from_working(lab: Command, tmp_path: Path) -> None:
+    mark = f"y{time.monotonic_ns()}"
+    process = started("run", "-q", "yes", mark, work=tmp_path)
+    assert process.stdout is not None
+    assert process.stdout.readline() == mark.encode() + b"\n"
+    time.sleep(0.5)  # long enough for all buffers to be full
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    process.communicate()
+    assert gone(mark)
+    assert existing() == []
+
+
 def test_several_servers_at_once_have_their_own_numbers_results_and_the_worst_status(
     lab: Command, tmp_path: Path
 ) -> None:

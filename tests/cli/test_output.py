@@ -1,15 +1,15 @@
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
-import threading
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pileus.cli.output import Lines, Outlet
+from pileus.cli.output import MOST_WAITING, Lines, Outlet, Pending
 
 
 @pytest.fixture
@@ -39,16 +39,30 @@ async def test_a_reader_that_left_is_told_once_and_the_rest_is_dropped(pipe: tup
     assert told == [None]
 
 
-def test_a_reader_that_paused_is_not_waited_for_when_all_is_given_up(pipe: tuple[int, int]) -> None:
+async def test_a_reader_that_paused_holds_up_whoever_writes_and_nobody_else(pipe: tuple[int, int]) -> None:
     outlet = Outlet(lambda: None)
-    outlet.write(pipe[1], b"x" * 1_000_000)
+    waiting: list[Pending] = []
+    while not waiting:
+        pending = outlet.write(pipe[1], b"x" * 100_000)
+        if pending is not None:
+            waiting.append(pending)
+    held_up = asyncio.ensure_future(waiting[0])
+    await asyncio.sleep(0.05)
+    assert not held_up.done()
     outlet.give_up(0.05)
     assert not outlet.finished()
-    os.close(pipe[0])
-    for thread in threading.enumerate():
-        if thread.name == "pileus-output":
-            thread.join(10)
-    assert outlet.finished()
+    reading = asyncio.get_running_loop().run_in_executor(None, _read_all, pipe[0])
+    await held_up
+    await outlet.wait()
+    os.close(pipe[1])
+    assert await reading > MOST_WAITING
+
+
+def _read_all(descriptor: int) -> int:
+    total = 0
+    while piece := os.read(descriptor, 1 << 16):
+        total += len(piece)
+    return total
 
 
 @given(st.lists(st.binary(max_size=12)))

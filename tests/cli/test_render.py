@@ -9,7 +9,7 @@ import pytest
 from pileus.cli import render
 from pileus.cli.render import Column
 
-COLUMNS = [Column("NAME", shrink=True), Column("ID", shrink=True), Column("N", right=True)]
+COLUMNS = [Column("NAME", shrink=2), Column("ID", shrink=1), Column("N", right=True)]
 
 
 def test_columns_are_as_wide_as_their_widest_cell() -> None:
@@ -20,8 +20,15 @@ def test_columns_are_as_wide_as_their_widest_cell() -> None:
 def test_a_table_that_is_too_wide_is_cut_where_it_may_be_and_the_cut_shows() -> None:
     lines = render.table(COLUMNS, [["a" * 50, "b" * 50, "7"]], width=40)
     assert max(map(len, lines)) <= 40
+    assert lines[1].startswith("a" * 28 + "…")
     assert lines[1].count("…") == 2
     assert lines[1].endswith(" 7")
+
+
+def test_a_column_that_may_be_dropped_is_there_only_where_all_fits() -> None:
+    columns = [Column("NAME", shrink=1), Column("ID", drop=True)]
+    assert render.table(columns, [["name", "id"]], width=8) == ["NAME  ID", "name  id"]
+    assert render.table(columns, [["name", "id"]], width=7) == ["NAME", "name"]
 
 
 def test_columns_that_carry_numbers_are_never_cut() -> None:

@@ -168,8 +168,8 @@ def images_command(invocation: Invocation, as_json: bool) -> None:
         render.show_json([asdict(image) for image in found])
         return
     columns = [
-        Column("NAME", shrink=True),
-        Column("ID", shrink=True),
+        Column("NAME", shrink=2),
+        Column("ID", shrink=1),
         Column("USER"),
         Column("MIN RAM", right=True),
         Column("MIN DISK", right=True),
@@ -250,10 +250,10 @@ def audit_command(invocation: Invocation, every_deployment: bool, as_json: bool)
     now = datetime.now(UTC)
     columns = [
         Column("KIND"),
-        Column("NAME", shrink=True),
-        Column("ID", shrink=True),
-        Column("DEPLOYMENT", shrink=True),
-        Column("OWNER", shrink=True),
+        Column("NAME", shrink=2),
+        Column("ID", shrink=1),
+        Column("DEPLOYMENT", shrink=2),
+        Column("OWNER", shrink=2),
         Column("STATUS"),
         Column("AGE", right=True),
         Column("NOTES"),

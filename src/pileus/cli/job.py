@@ -8,11 +8,11 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pileus.cli import local_view, outcome
 from pileus.cli.invocation import Invocation
-from pileus.cli.output import Lines, Outlet
+from pileus.cli.output import Lines, Outlet, Pending
 from pileus.cli.progress import Progress
 from pileus.cli.quantities import show_duration
 from pileus.cli.servers import choose_flavor, deploy_if_needed, describe, wanted_size
@@ -62,12 +62,12 @@ class Runner:
         self._lock = asyncio.Lock()
         self._taken: set[str] = set()
         self.reader_left = False
-        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        task = asyncio.current_task()
 
         def stop() -> None:
             self.reader_left = True
             if task is not None:
-                loop.call_soon_threadsafe(task.cancel)
+                task.cancel()
 
         self._outlet = Outlet(stop)
 
@@ -85,6 +85,9 @@ class Runner:
             self._outlet.give_up(1.0)
             if self.reader_left:
                 return outcome.BROKEN_PIPE
+            raise
+        except BaseException:
+            self._outlet.give_up(1.0)
             raise
         await self._outlet.wait()
         return outcome.BROKEN_PIPE if self.reader_left else max(statuses)
@@ -203,8 +206,8 @@ class Runner:
                 timeout=job.timeout,
                 stdin=job.stdin,
                 env={**job.environment, "PILEUS_INDEX": str(index), "PILEUS_COUNT": str(job.count)},
-                on_stdout=to_stdout.feed,
-                on_stderr=to_stderr.feed,
+                on_stdout=cast("Callable[[bytes], None]", to_stdout.feed),  # what it returns is awaited
+                on_stderr=cast("Callable[[bytes], None]", to_stderr.feed),
             )
         except CommandError as problem:  # its time was up; other endings raise nothing
             return problem.result
@@ -213,8 +216,8 @@ class Runner:
             to_stderr.end()
 
     def _sink(self, descriptor: int, name: str) -> Lines | _Raw:
-        def write(piece: bytes) -> None:
-            self._outlet.write(descriptor, piece)
+        def write(piece: bytes) -> Pending:
+            return self._outlet.write(descriptor, piece)
 
         return Lines(f"{name} | ", write) if self._job.count > 1 else _Raw(write)
 
@@ -247,7 +250,7 @@ class Runner:
 class _Raw:
     """Passes pieces on as they are."""
 
-    def __init__(self, write: Callable[[bytes], None]) -> None:
+    def __init__(self, write: Callable[[bytes], Pending]) -> None:
         self.feed = write
 
     def end(self) -> None:

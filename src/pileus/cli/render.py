@@ -21,11 +21,18 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a table. Where the table is too wide, those that may `shrink` are cut, the widest first."""
+    """One column of a table.
+
+    Attributes:
+        right: whether its cells stand at its right edge.
+        shrink: where the table is too wide, columns are cut in the order of these numbers; 0 for never.
+        drop: where the table is too wide, the column is left out before any is cut.
+    """
 
     title: str
     right: bool = False
-    shrink: bool = False
+    shrink: int = 0
+    drop: bool = False
 
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None = None) -> list[str]:
@@ -40,7 +47,10 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int |
     widths = [
         max([cell_width(column.title), *(cell_width(row[i]) for row in cells)]) for i, column in enumerate(columns)
     ]
-    if width is not None:
+    if width is not None and sum(widths) + len(_GAP) * (len(columns) - 1) > width:
+        kept = [i for i, column in enumerate(columns) if not column.drop]
+        if len(kept) < len(columns):
+            return table([columns[i] for i in kept], [[row[i] for i in kept] for row in rows], width)
         widths = _squeezed(columns, widths, width - len(_GAP) * (len(columns) - 1))
     lines = [[column.title for column in columns], *cells]
     return [
@@ -107,7 +117,7 @@ def _squeezed(columns: Sequence[Column], widths: Sequence[int], room: int) -> li
         candidates = [i for i, column in enumerate(columns) if column.shrink and widths[i] > _NARROWEST]
         if not candidates:
             break
-        widest = max(candidates, key=lambda i: widths[i])
+        widest = min(candidates, key=lambda i: (columns[i].shrink, -widths[i]))
         widths[widest] -= 1
     return widths
 

@@ -25,11 +25,11 @@ DEFAULT_CORES = 1.0
 DEFAULT_RAM_MB = 512
 
 COLUMNS = (
-    Column("NAME", shrink=True),
-    Column("ID", shrink=True),
+    Column("NAME", shrink=2),
+    Column("ID", drop=True),
     Column("STATUS"),
     Column("ADDRESS"),
-    Column("FLAVOR", shrink=True),
+    Column("FLAVOR", shrink=1),
     Column("ALLOCATED"),
     Column("IDLE/TTD"),
     Column("AGE", right=True),
