@@ -92,13 +92,12 @@ end_server() {
 """
 
 _BEGIN_DETACHED = """\
+  # Ignored from here on, so that a hang-up between the fork and setsid does not reach it.
+  trap '' HUP
   if command -v setsid >/dev/null 2>&1; then
     setsid sh "$0" watch </dev/null >/dev/null 2>&1 &
   else
-    (
-      trap '' HUP
-      exec sh "$0" watch
-    ) </dev/null >/dev/null 2>&1 &
+    sh "$0" watch </dev/null >/dev/null 2>&1 &
   fi
 """
 
