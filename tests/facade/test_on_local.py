@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pileus import CommandError, Provider, Server
+from pileus import CommandError, ConnectError, Provider, Server
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +99,22 @@ def test_ssh_sessions_give_their_places_back(server: Server) -> None:
         raise LookupError
     with server.ssh_session() as session:
         assert session.run("true").ok
+
+
+def test_a_connection_that_is_lost_is_not_taken_for_a_result(provider: Provider) -> None:
+    doomed = provider.spawn("", "", provider.cheapest_server_flavor(1, 1))
+    doomed.wait_until_ready()
+    client = doomed.ssh_client()
+
+    def destroy_it_once_it_works() -> None:
+        doomed.run_cmd("until test -e begun; do sleep 0.02; done", timeout=30)
+        doomed.destroy()
+
+    thread = threading.Thread(target=destroy_it_once_it_works)
+    thread.start()
+    with pytest.raises(ConnectError, match=r"lost|could not be run"):
+        client.run("touch begun; sleep 600")
+    thread.join()
 
 
 PROGRAM = """

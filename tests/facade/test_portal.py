@@ -260,6 +260,23 @@ def test_a_forked_child_is_refused_the_parents_portal_and_gets_its_own() -> None
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_fork_while_another_thread_starts_the_portal_does_not_lock_the_child_out() -> None:
+    done = run_script(
+        """
+        import os, signal
+        from pileus.blocking import portal as module
+
+        with module._lock:
+            if (child := os.fork()) == 0:
+                signal.alarm(10)
+                module.portal()
+                os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        """
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_program_ends_with_work_hanging_in_the_loop_and_in_its_helper_threads() -> None:
     done = run_script(
         """

@@ -58,10 +58,12 @@ def test_a_program_ends_quietly_without_closing_anything(tmp_path: Path) -> None
         server = provider.spawn("", "", provider.flavors()[0])
         for thread in threading.enumerate():
             assert thread.daemon or thread is threading.main_thread(), thread
+        assert os.path.exists(f"{provider.state_path}-wal")
         """,
         tmp_path,
     )
     assert finish(program) == (0, "", "")
+    assert not (tmp_path / "state.lab-wal").exists()  # the state was closed in an orderly way
 
 
 def test_a_program_does_not_wait_for_a_driver_that_hangs(tmp_path: Path) -> None:
