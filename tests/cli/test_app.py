@@ -119,6 +119,23 @@ def test_a_reader_that_went_away_is_no_cause_for_noise(home: Path) -> None:
     assert told.returncode == 141
 
 
+def test_standard_streams_that_are_closed_do_no_harm(home: Path) -> None:
+    pileus = str(Path(sys.executable).with_name("pileus"))
+    told = subprocess.run(["sh", "-c", f"'{pileus}' list >&- <&- 2>&-"], capture_output=True)
+    assert (told.returncode, told.stdout, told.stderr) == (0, b"", b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_is_said_in_plain_words(home: Path) -> None:
+    with open("/dev/full", "w") as full:
+        told = subprocess.run(
+            [str(Path(sys.executable).with_name("pileus")), "inventory"], stdout=full, stderr=subprocess.PIPE
+        )
+    assert told.returncode == 1
+    assert b"No space left on device" in told.stderr
+    assert b"Traceback" not in told.stderr
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_script_for_each_shell_is_printed(home: Path, shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.run(["completion", shell]) == 0

@@ -104,14 +104,14 @@ def test_a_line_of_the_table_tells_what_a_person_asks() -> None:
         "STATUS": "ready",
         "ADDRESS": "127.0.0.1:2001",
         "FLAVOR": "m1.small",
-        "ALLOCATED": "-",
+        "ALLOC": "-",
         "IDLE/TTD": "42s/10m",
         "AGE": "5m",
     }
     used = local_view.facts(
         row(1, ip="::1"), Usage("x", 1_500_000_000, 2048, 0, 1), now=1301.0, monotonic=142.0, boot="b"
     )
-    assert local_view.cells(used)[3:7] == ["[::1]:2001", "m1.small", "1.5/2 cores, 2G", "in use/never"]
+    assert local_view.cells(used)[3:7] == ["[::1]:2001", "m1.small", "1.5/2, 2G", "in use/never"]
 
 
 def test_where_nothing_is_deployed_the_list_is_empty_and_no_state_is_made(

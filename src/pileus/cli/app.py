@@ -99,10 +99,15 @@ app.params.extend(shared_parameters())
 
 def main() -> NoReturn:
     """Run the command line of this process, and leave."""
+    _fill_standard_streams()
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # else somebody (nohup) wants it ignored
             signal.signal(number, _interrupt)
-    sys.exit(run(sys.argv[1:]))
+    try:
+        status = run(sys.argv[1:])
+    except KeyboardInterrupt as interrupt:  # in a moment when nobody else minded it
+        status = outcome.exit_status(interrupt)
+    _leave(status)
 
 
 def run(arguments: list[str]) -> int:
@@ -131,6 +136,31 @@ def run(arguments: list[str]) -> int:
 
 def _interrupt(number: int, _: FrameType | None) -> NoReturn:
     raise outcome.Interrupted(number)
+
+
+def _fill_standard_streams() -> None:
+    """Open what the caller closed (`>&-`), on nothing: else the next file opened would be taken for standard output."""
+    descriptor = os.open(os.devnull, os.O_RDWR)
+    while descriptor <= 2:
+        descriptor = os.dup(descriptor)
+    os.close(descriptor)
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115, PTH123
+
+
+def _leave(status: int) -> NoReturn:
+    """End the process at once.
+
+    Everything is closed by now. An ordinary exit would take all modules apart first, object by object, which takes longer than many a verb
+    (a quarter of a second once asyncssh is loaded).
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):  # nobody reads it, or it is closed
+            status = status or outcome.BROKEN_PIPE
+    os._exit(status)
 
 
 def _drop_output() -> None:

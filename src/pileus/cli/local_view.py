@@ -165,9 +165,7 @@ def cells(server: Mapping[str, Any]) -> list[str]:
     host = f"[{server['address']}]" if ":" in server["address"] else server["address"]
     allocated = "-"
     if server["in_use"]:
-        allocated = (
-            f"{server['allocated_cores']:g}/{server['cores']:g} cores, {show_megabytes(server['allocated_ram_mb'])}"
-        )
+        allocated = f"{server['allocated_cores']:g}/{server['cores']:g}, {show_megabytes(server['allocated_ram_mb'])}"
     idle = "in use" if server["in_use"] else "-" if server["idle_s"] is None else show_duration(server["idle_s"])
     limit = show_duration(server["ttd_s"]) if server["ttd_s"] else "never"
     return [

@@ -79,7 +79,7 @@ def show_error(error: BaseException, *, verbose: bool = False, stream: TextIO | 
         import traceback
 
         traceback.print_exception(error, file=stream)
-    text = str(error) if isinstance(error, PileusError) else f"{type(error).__name__}: {error}"
-    stream.write(f"pileus: error: {text}\n")
-    if not isinstance(error, PileusError) and not verbose:
+    expected = isinstance(error, PileusError | OSError)
+    stream.write(f"pileus: error: {error if expected else f'{type(error).__name__}: {error}'}\n")
+    if not expected and not verbose:
         stream.write("  try: the same with --verbose, and report what it shows\n")

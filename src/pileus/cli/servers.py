@@ -30,7 +30,7 @@ COLUMNS = (
     Column("STATUS"),
     Column("ADDRESS"),
     Column("FLAVOR", shrink=1),
-    Column("ALLOCATED"),
+    Column("ALLOC"),
     Column("IDLE/TTD"),
     Column("AGE", right=True),
 )
@@ -198,7 +198,7 @@ async def deploy_if_needed(provider: AsyncProvider, invocation: Invocation) -> N
 def list_command(invocation: Invocation, live: bool, as_json: bool) -> None:
     """List the deployment's servers.
 
-    Read from the state alone, so it is quick and asks no cloud. ALLOCATED is what jobs hold of each, IDLE/TTD how long it has been idle and
+    Read from the state alone, so it is quick and asks no cloud. ALLOC is what jobs hold of each, in cores and memory; IDLE/TTD how long it has been idle and
     how long it may be.
     """
     servers = _facts(invocation.settings)
