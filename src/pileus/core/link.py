@@ -13,6 +13,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pileus import boot
+from pileus.core.watcher import unseen
+from pileus.drivers.base import ServerRecord, ServerStatus
 from pileus.errors import (
     ConnectError,
     HostKeyError,
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 BOOT_WITHIN_S = 1200.0
 CONNECT_WITHIN_S = 30.0
+LOOK_AFTER_S = 2.0
+"""After so long without a connection, the cloud is asked whether the server still is one."""
 
 
 class Link:
@@ -150,7 +154,7 @@ class Link:
         remote = self._make(row)
         named = {"server_id": row.id, "server_name": row.name}
         try:
-            await remote.connect(timeout, booting=True)
+            await self._reach(remote, row, timeout)
         except ConnectError as problem:
             console = await self._console(row)
             raise ServerTimeoutError(
@@ -176,6 +180,39 @@ class Link:
             raise ServerFailedError(f"server {row.name} did not take its new host key: {ended.stderr}", **named)
         await self._record(row, host_keys=(said,), boot_key=False)
         remote.trust((said,))
+
+    async def _reach(self, remote: Remote, row: ServerRow, timeout: float) -> None:
+        """Connect; when that takes a while, see that the server still is one: a dead one is not waited for."""
+        connecting = asyncio.ensure_future(remote.connect(timeout, booting=True))
+        tasks: list[asyncio.Future[None]] = [connecting]
+        try:
+            done, _ = await asyncio.wait(tasks, timeout=LOOK_AFTER_S)
+            if not done:
+                tasks.append(asyncio.ensure_future(self._core.watcher.wait(row.id, self._still_there(row))))
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _still_there(self, row: ServerRow) -> Callable[[ServerRecord | None], None]:
+        named = {"server_id": row.id, "server_name": row.name}
+        listed_by = row.created + self._core.cloud.driver.capabilities.listing_lag_s
+
+        def judge(record: ServerRecord | None) -> None:
+            if unseen(record):
+                return
+            if record is None and self._core.journal.now_s() > listed_by:
+                raise ServerGoneError(f"server {row.name} vanished while it was booting", **named)
+            if record is not None and record.status in (ServerStatus.ERROR, ServerStatus.STOPPED):
+                fault = f": {record.fault}" if record.fault else ""
+                raise ServerFailedError(
+                    f"server {row.name} is {record.status.value} instead of booting{fault}", **named
+                )
+
+        return judge
 
     def _rotation(self, timeout_s: float) -> str:
         """Wait for the end of the boot, make a host key and show it, and once it is recorded put it in force."""

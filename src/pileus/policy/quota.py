@@ -60,7 +60,7 @@ def check(quota: Quota, intended: Need, wanted: Need) -> None:
     if passed:
         raise QuotaError(
             f"the account's quota does not allow this: {'; '.join(passed)}",
-            hint="destroy what is not needed (pileus audit lists it), choose a smaller flavor, or have the quota raised",
+            hint="destroy what is not needed (`pileus audit --all` lists what there is), choose a smaller flavor, or have the quota raised",
         )
 
 
