@@ -5,8 +5,10 @@
 - `invocation`: what one call of the command shares: its settings, its progress display, the provider.
 - `parameters`, `quantities`: options that several verbs take; sizes and durations as people write them.
 - `render`, `progress`: tables and JSON for standard output; everything else for standard error.
-- `deployment`, `servers`, `run`, `ssh`, `completion`: the verbs by theme. `job` does what `run` asks, `transfers` reads
-  `--push` and `--pull`, `sshconfig` writes what OpenSSH and Ansible read, `local_view` looks at the state without a provider.
+- `deployment`, `catalogue`, `servers`, `listing`, `run`, `ssh`, `completion`: the verbs by theme.
+- `job` does what `run` asks, `transfers` reads `--push` and `--pull`, `output` carries what commands write, `terminal`
+  is a person's login, `sshconfig` writes what OpenSSH and Ansible read, `local_view` looks at the state without a
+  provider, `loop` runs the library's coroutines, `outcome` makes errors exit statuses.
 
 Nothing here imports asyncio, asyncssh, rich or a driver at its top: `pileus --help` and `pileus list` are to be quick.
 """

@@ -22,11 +22,11 @@ VERBS: dict[str, tuple[str, str]] = {
     "run": ("run", "Run a command on a server that fits, and let the server go."),
     "check": ("deployment", "Tell whether everything is there that is needed."),
     "deploy": ("deployment", "Make what servers need: a key, a network, a firewall."),
-    "flavors": ("deployment", "List the sizes of server on offer, the smallest first."),
-    "images": ("deployment", "List what servers can boot from, the default first."),
-    "quota": ("deployment", "Show what the account may use, and uses."),
+    "flavors": ("catalogue", "List the sizes of server on offer, the smallest first."),
+    "images": ("catalogue", "List what servers can boot from, the default first."),
+    "quota": ("catalogue", "Show what the account may use, and uses."),
     "spawn": ("servers", "Start servers and wait until they can be used."),
-    "list": ("servers", "List the deployment's servers."),
+    "list": ("listing", "List the deployment's servers."),
     "ssh": ("ssh", "Log in to a server, or run a command there."),
     "push": ("servers", "Send a file or directory to a server."),
     "pull": ("servers", "Bring a file or directory back from a server."),
@@ -81,8 +81,8 @@ def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 @click.group(
     cls=Verbs,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit statuses: 0 fine, 1 other, 2 usage or settings, 3 the cloud refused, 4 a server failed, 5 no connection, "
-    "6 the state, 7 something still exists, 130 interrupted; `run` and `ssh` pass on the command's own.",
+    epilog="Exit statuses: 0 fine, 1 other, 2 usage or settings, 3 the cloud refused, 4 a server failed, 5 no "
+    "connection, 6 the state, 7 something still exists, 130 interrupted; `run` and `ssh` pass on the command's own.",
 )
 @click.option(
     "--version", is_flag=True, expose_value=False, is_eager=True, callback=_show_version, help="Show the version."
@@ -152,8 +152,8 @@ def _fill_standard_streams() -> None:
 def _leave(status: int) -> NoReturn:
     """End the process at once.
 
-    Everything is closed by now. An ordinary exit would take all modules apart first, object by object, which takes longer than many a verb
-    (a quarter of a second once asyncssh is loaded).
+    Everything is closed by now. An ordinary exit would take all modules apart first, object by object, which takes
+    longer than many a verb (a quarter of a second once asyncssh is loaded).
     """
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -1,9 +1,8 @@
-"""Verbs on the whole deployment: check, deploy, flavors, images, quota, audit, teardown."""
+"""Verbs on the whole deployment: check, deploy, audit, teardown."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +10,14 @@ import click
 
 from pileus.cli import render
 from pileus.cli.invocation import Invocation
-from pileus.cli.parameters import CORES, MEMORY, json_option, verb, yes_option
-from pileus.cli.quantities import show_duration, show_megabytes
+from pileus.cli.parameters import json_option, verb, yes_option
+from pileus.cli.quantities import show_duration
 from pileus.cli.render import Column
 from pileus.cli.sshconfig import side_files
 from pileus.models import DeployConfig
 
 if TYPE_CHECKING:
-    from pileus import AsyncProvider, Flavor, Image, Quota
+    from pileus import AsyncProvider
 
 
 @verb("check")
@@ -26,8 +25,8 @@ if TYPE_CHECKING:
 def check_command(invocation: Invocation, as_json: bool) -> int:
     """Tell whether everything is there that is needed.
 
-    Shows where the settings come from, asks the provider what it can tell, and creates nothing. The exit status is 1 when something is
-    missing.
+    Shows where the settings come from, asks the provider what it can tell, and creates nothing. The exit status is 1
+    when something is missing.
     """
     settings = invocation.settings
 
@@ -52,9 +51,8 @@ def check_command(invocation: Invocation, as_json: bool) -> int:
         render.show_json(items)
     else:
         for item in items:
-            render.show(
-                f"{'ok  ' if item['ok'] else 'FAIL'}  {render.printable(item['name'])}: {render.printable(item['detail'])}"
-            )
+            mark = "ok  " if item["ok"] else "FAIL"
+            render.show(render.printable(f"{mark}  {item['name']}: {item['detail']}"))
             if item["hint"] and not item["ok"]:
                 render.show(f"      try: {item['hint']}")
     return 0 if all(item["ok"] for item in items) else 1
@@ -80,8 +78,8 @@ def check_command(invocation: Invocation, as_json: bool) -> int:
 def deploy_command(invocation: Invocation, as_json: bool, **options: Any) -> None:
     """Make what servers need: a key, a network, a firewall.
 
-    May be repeated: what is there already is kept, and what an earlier call that was killed left behind is settled. `spawn` and `run`
-    do this by themselves, with the defaults.
+    May be repeated: what is there already is kept, and what an earlier call that was killed left behind is settled.
+    `spawn` and `run` do this by themselves, with the defaults.
     """
     names = {
         "ports": "required_ports",
@@ -117,100 +115,6 @@ def deploy_command(invocation: Invocation, as_json: bool, **options: Any) -> Non
         render.show(f"{key}: {render.printable(str(value))}")
 
 
-@verb("flavors")
-@click.option("--cores", type=CORES, default=0, help="Only those with that many cores.")
-@click.option("--ram", type=MEMORY, default=0, help="Only those with that much memory: 4G, 500M, or MB.")
-@json_option
-def flavors_command(invocation: Invocation, cores: float, ram: int, as_json: bool) -> None:
-    """List the sizes of server on offer, the smallest first."""
-
-    async def work(provider: AsyncProvider) -> list[Flavor]:
-        invocation.progress.doing(f"asking {provider.name} for its flavors")
-        return await provider.flavors()
-
-    found = [flavor for flavor in invocation.drive(work) if flavor.cores >= cores and flavor.ram >= ram]
-    found.sort(key=lambda flavor: (flavor.cores, flavor.ram, flavor.disk, flavor.name))
-    if as_json:
-        render.show_json([asdict(flavor) for flavor in found])
-        return
-    columns = [
-        Column("NAME"),
-        Column("ID", shrink=True),
-        *(Column(t, right=True) for t in ("CORES", "RAM", "DISK", "PER HOUR")),
-    ]
-    render.show_table(
-        columns,
-        [
-            [
-                flavor.name,
-                flavor.id,
-                str(flavor.cores),
-                show_megabytes(flavor.ram),
-                f"{flavor.disk}G" if flavor.disk else "-",
-                "unknown" if flavor.price_per_hour is None else f"{flavor.price_per_hour:.4f}",
-            ]
-            for flavor in found
-        ],
-    )
-
-
-@verb("images")
-@json_option
-def images_command(invocation: Invocation, as_json: bool) -> None:
-    """List what servers can boot from, the default first."""
-
-    async def work(provider: AsyncProvider) -> list[Image]:
-        invocation.progress.doing(f"asking {provider.name} for its images")
-        return await provider.images()
-
-    found = invocation.drive(work)
-    if as_json:
-        render.show_json([asdict(image) for image in found])
-        return
-    columns = [
-        Column("NAME", shrink=2),
-        Column("ID", shrink=1),
-        Column("USER"),
-        Column("MIN RAM", right=True),
-        Column("MIN DISK", right=True),
-    ]
-    render.show_table(
-        columns,
-        [
-            [
-                image.name,
-                image.id,
-                image.default_user or "-",
-                show_megabytes(image.min_ram) if image.min_ram else "-",
-                f"{image.min_disk}G" if image.min_disk else "-",
-            ]
-            for image in found
-        ],
-    )
-
-
-@verb("quota")
-@json_option
-def quota_command(invocation: Invocation, as_json: bool) -> None:
-    """Show what the account may use, and uses."""
-
-    async def work(provider: AsyncProvider) -> Quota:
-        invocation.progress.doing(f"asking {provider.name} for its quota")
-        return await provider.quota()
-
-    quota = invocation.drive(work)
-    if as_json:
-        render.show_json(asdict(quota))
-        return
-    rows = [
-        ["cores", str(quota.used_cores), _limit(quota.max_cores, str)],
-        ["memory", show_megabytes(quota.used_ram), _limit(quota.max_ram, show_megabytes)],
-        ["servers", str(quota.used_instances), _limit(quota.max_instances, str)],
-        ["volumes", f"{quota.used_volume}G", _limit(quota.max_volume, lambda size: f"{size}G")],
-    ]
-    render.show_table([Column("WHAT"), Column("USED", right=True), Column("LIMIT", right=True)], rows)
-
-
 @verb("audit")
 @click.option(
     "--all", "every_deployment", is_flag=True, help="Of every deployment that the account shows, not only this one."
@@ -219,8 +123,8 @@ def quota_command(invocation: Invocation, as_json: bool) -> None:
 def audit_command(invocation: Invocation, every_deployment: bool, as_json: bool) -> None:
     """List all that exists in the cloud and is ours.
 
-    The cloud's own listing, joined with the state: whatever carries our mark is shown, also what the state knows nothing of. Settles what a
-    call that was killed left behind.
+    The cloud's own listing, joined with the state: whatever carries our mark is shown, also what the state knows
+    nothing of. Settles what a call that was killed left behind.
     """
 
     async def work(provider: AsyncProvider) -> Sequence[Any]:
@@ -286,8 +190,8 @@ def audit_cells(item: Any, now: datetime) -> list[str]:
 def teardown_command(invocation: Invocation, yes: bool) -> None:
     """Destroy everything of the deployment, and prove it.
 
-    First lists what there is and asks. May be repeated, and nothing to destroy is success; what still exists at the end is named, and the
-    exit status is then 7.
+    First lists what there is and asks. May be repeated, and nothing to destroy is success; what still exists at the end
+    is named, and the exit status is then 7.
     """
 
     async def survey(provider: AsyncProvider) -> list[str]:
@@ -307,7 +211,3 @@ def teardown_command(invocation: Invocation, yes: bool) -> None:
         invocation.confirm(things, f"Destroy all of that ({name} on {invocation.settings.provider})?", yes=yes)
     invocation.drive(work)
     invocation.progress.note(f"nothing of {name} exists any more")
-
-
-def _limit(value: int, shown: Any) -> str:
-    return str(shown(value)) if value else "unlimited"

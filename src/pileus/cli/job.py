@@ -117,7 +117,7 @@ class Runner:
 
     @contextlib.asynccontextmanager
     async def _server(self) -> AsyncIterator[AsyncServer]:
-        """A server with room for the job, let go at the end: released if it was there before or shall stay, else destroyed."""
+        """A server with room for the job; released at the end if it was there before or shall stay, else destroyed."""
         cores, ram_mb = wanted_size(self._invocation.settings)
         room = (cores, ram_mb, self._invocation.settings.disk or 0)
         server = None if self._job.new else await self._find(room)

@@ -19,7 +19,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def drive(work: Callable[[], Awaitable[T]], progress: Progress) -> T:
     """Run `work` on an event loop of its own and give its result.
 
-    The first signal that asks us to end cancels the work; what it does in its `finally` still runs. A second one leaves at once.
+    The first signal that asks us to end cancels the work; what it does in its `finally` still runs. A second one leaves
+    at once.
 
     Raises:
         Interrupted: a signal came, and the work has ended.

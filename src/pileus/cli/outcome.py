@@ -73,7 +73,7 @@ def command_status(exit_status: int | None, exit_signal: str | None) -> int:
 
 
 def show_error(error: BaseException, *, verbose: bool = False, stream: TextIO | None = None) -> None:
-    """Write the error to standard error, with its hint on a line of its own, after the traceback where that is wanted."""
+    """Write the error to standard error, its hint on a line of its own, after the traceback if wanted."""
     stream = stream or sys.stderr
     if verbose:
         import traceback

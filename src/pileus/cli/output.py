@@ -1,7 +1,7 @@
 """Carries a remote command's output to our own standard output and error: bytes as they are, at once, in order.
 
-Writing happens on a thread of its own. A reader that pauses (`| less`) would otherwise hold up the event loop, and with it what keeps the
-server alive, and what answers to Ctrl-C. The command is held up instead.
+Writing happens on a thread of its own. A reader that pauses (`| less`) would otherwise hold up the event loop, and with
+it what keeps the server alive, and what answers to Ctrl-C. The command is held up instead.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Outlet:
         return None if self._room.is_set() else self._room.wait()
 
     def finished(self) -> bool:
-        """Ask for the end, after which nothing can be written, and tell whether everything is written; does not wait."""
+        """Ask for the end, after which nothing can be written, and tell whether all is written; does not wait."""
         if not self._ending:
             self._ending = True
             self._pieces.put(None)
@@ -62,7 +62,8 @@ class Outlet:
     async def wait(self) -> None:
         """Wait until everything is written, for as long as it takes. Cancelled, it leaves the rest unwritten.
 
-        It looks again and again, and joins in no thread: a reader may have paused for ever, and leaving a loop waits for its threads.
+        It looks again and again, and joins in no thread: a reader may have paused for ever, and leaving a loop waits
+        for its threads.
         """
         while not self.finished():  # noqa: ASYNC110
             await asyncio.sleep(0.002)

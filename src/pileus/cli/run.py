@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pileus.cli.transfers import Pull
 
 SAFETY_TTD_S = 120.0
-"""A server that a run will destroy itself is given this, should the run be killed: then the server's own lease ends it."""
+"""A server that a run will destroy itself is given this; should the run be killed, the server's own lease ends it."""
 
 FOREVER = "forever"
 
@@ -58,15 +58,16 @@ FOREVER = "forever"
 def run_command(invocation: Invocation, command: tuple[str, ...], use_stdin: bool, **options: Any) -> int:
     """Run a command on a server that fits, and let the server go.
 
-    Uses a server of the deployment that has the room, or else a new one; sends what --push names, shows the command's output as it
-    comes, brings back what --pull names (also when the command failed), and destroys the server if it was new. The exit status is the
-    command's own, or 128 and the number of the signal that ended it. When this is interrupted, the command is ended and the new server
-    destroyed.
+    Uses a server of the deployment that has the room, or else a new one; sends what --push names, shows the command's
+    output as it comes, brings back what --pull names (also when the command failed), and destroys the server if it was
+    new. The exit status is the command's own, or 128 and the number of the signal that ended it. When this is
+    interrupted, the command is ended and the new server destroyed.
 
-    A command of several words is quoted word by word; one word goes to the server's shell as it is: pileus run -- 'ls | wc -l'.
+    A command of several words is quoted word by word; one word goes to the server's shell as it is: pileus run -- 'ls |
+    wc -l'.
 
-    With --count each of the N gets its own server, the variables PILEUS_INDEX (from 0) and PILEUS_COUNT, and its name before each
-    line of output; the exit status is the worst.
+    With --count each of the N gets its own server, the variables PILEUS_INDEX (from 0) and PILEUS_COUNT, and its name
+    before each line of output; the exit status is the worst.
     """
     from pileus.cli.job import Job, Runner
 

@@ -1,4 +1,4 @@
-"""Verbs on servers: spawn, list, push, pull, destroy."""
+"""Verbs on servers: spawn, push, pull, destroy."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from pileus.cli import local_view, render, transfers
+from pileus.cli import listing, local_view, render, transfers
 from pileus.cli.invocation import Invocation
 from pileus.cli.parameters import DURATION, complete_server, json_option, size_options, verb, yes_option
 from pileus.cli.quantities import show_duration, show_megabytes
-from pileus.cli.render import Column
 from pileus.errors import ConfigError, PileusError, ServerGoneError, SpawnError
 
 if TYPE_CHECKING:
@@ -24,17 +23,6 @@ if TYPE_CHECKING:
 DEFAULT_CORES = 1.0
 DEFAULT_RAM_MB = 512
 
-COLUMNS = (
-    Column("NAME", shrink=2),
-    Column("ID", drop=True),
-    Column("STATUS"),
-    Column("ADDRESS"),
-    Column("FLAVOR", shrink=1),
-    Column("ALLOC"),
-    Column("IDLE/TTD"),
-    Column("AGE", right=True),
-)
-
 
 def describe(flavor: Flavor) -> str:
     """A flavor's size in a few words."""
@@ -42,7 +30,7 @@ def describe(flavor: Flavor) -> str:
 
 
 async def choose_flavor(provider: AsyncProvider, settings: Settings) -> Flavor:
-    """The flavor for the settings: the one that `flavor` names, else the cheapest that is large enough and fits it as an expression.
+    """The flavor that the settings name, else the cheapest that is large enough and fits their expression.
 
     Raises:
         NoFlavorError, BadRegexError: none fits, or the expression is none.
@@ -112,8 +100,8 @@ async def server_of(provider: AsyncProvider, server_id: str) -> AsyncServer:
 def spawn_command(invocation: Invocation, as_json: bool, **options: Any) -> None:
     """Start servers and wait until they can be used.
 
-    They stay until they are destroyed, or have been idle for as long as --ttd says. Deploys first if needed. Prints each one's name, as soon as
-    it can be used. When it is interrupted, those that were not ready are destroyed.
+    They stay until they are destroyed, or have been idle for as long as --ttd says. Deploys first if needed. Prints
+    each one's name, as soon as it can be used. When it is interrupted, those that were not ready are destroyed.
     """
     import asyncio
 
@@ -170,7 +158,7 @@ def spawn_command(invocation: Invocation, as_json: bool, **options: Any) -> None
     servers, failed = invocation.drive(work)
     if as_json:
         keys = {server.id for server in servers}
-        render.show_json([server for server in _facts(settings) if server["id"] in keys])
+        render.show_json([server for server in listing.facts_of(settings) if server["id"] in keys])
     lasting = f"destroyed after {show_duration(ttd)} of idleness" if ttd else "there until you destroy them"
     if servers:
         progress.note(f"{len(servers)} ready, {lasting}")
@@ -192,46 +180,6 @@ async def deploy_if_needed(provider: AsyncProvider, invocation: Invocation) -> N
         await provider.deploy()
 
 
-@verb("list")
-@click.option("--live", is_flag=True, help="Also ask the cloud what it says of each.")
-@json_option
-def list_command(invocation: Invocation, live: bool, as_json: bool) -> None:
-    """List the deployment's servers.
-
-    Read from the state alone, so it is quick and asks no cloud. ALLOC is what jobs hold of each, in cores and memory; IDLE/TTD how long it has been idle and
-    how long it may be.
-    """
-    servers = _facts(invocation.settings)
-    columns = list(COLUMNS)
-    if live and servers:
-        for server, status in zip(servers, _live(invocation, [server["id"] for server in servers]), strict=True):
-            server["cloud_status"] = status
-        columns.append(Column("CLOUD"))
-    if as_json:
-        render.show_json(servers)
-        return
-    if not servers:
-        settings = invocation.settings
-        invocation.progress.note(f"no servers in {settings.name} on {settings.provider}")
-        return
-    rows = [local_view.cells(server) + ([server["cloud_status"]] if live else []) for server in servers]
-    render.show_table(columns, rows)
-
-
-def _facts(settings: Settings) -> list[dict[str, Any]]:
-    view = local_view.look(settings)
-    return local_view.all_facts(view) if view else []
-
-
-def _live(invocation: Invocation, ids: list[str]) -> list[str]:
-    async def work(provider: AsyncProvider) -> list[str]:
-        invocation.progress.doing(f"asking {provider.name}")
-        seen = {item.id: item.status for item in await provider.audit() if item.kind == "server"}
-        return [seen.get(server_id, "gone") for server_id in ids]
-
-    return invocation.drive(work)
-
-
 @verb("push")
 @click.argument("server", shell_complete=complete_server)
 @click.argument("local")
@@ -239,7 +187,8 @@ def _live(invocation: Invocation, ids: list[str]) -> list[str]:
 def push_command(invocation: Invocation, server: str, local: str, remote: str) -> None:
     """Send a file or directory to a server.
 
-    REMOTE counts from the home there; by default it is LOCAL's last part. It ends in a slash where it is the directory to put LOCAL in.
+    REMOTE counts from the home there; by default it is LOCAL's last part. It ends in a slash where it is the directory
+    to put LOCAL in.
     """
     escaped = local.replace(":", "\\:") + (":" + remote if remote else "")
     push = transfers.read_push(escaped)
@@ -260,7 +209,8 @@ def push_command(invocation: Invocation, server: str, local: str, remote: str) -
 def pull_command(invocation: Invocation, server: str, remote: str, local: str) -> None:
     """Bring a file or directory back from a server.
 
-    REMOTE counts from the home there; LOCAL is its last part in the working directory by default, or the directory to put it in.
+    REMOTE counts from the home there; LOCAL is its last part in the working directory by default, or the directory to
+    put it in.
     """
     pull = transfers.read_pull(remote.replace(":", "\\:") + (":" + local.replace(":", "\\:") if local else ""))
     server_id = server_called(invocation, server)

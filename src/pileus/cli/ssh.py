@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 def ssh_command(invocation: Invocation, server: str, command: tuple[str, ...], built_in: bool) -> int:
     """Log in to a server, or run a command there.
 
-    Uses the `ssh` of OpenSSH with a configuration of ours where it is installed, a terminal of our own where not. While it lasts,
-    the server is in use, and so not destroyed for being idle. The exit status is that of `ssh`, or the command's.
+    Uses the `ssh` of OpenSSH with a configuration of ours where it is installed, a terminal of our own where not. While
+    it lasts, the server is in use, and so not destroyed for being idle. The exit status is that of `ssh`, or the
+    command's.
 
     A command of several words is quoted word by word; one word goes to the server's shell as it is.
     """
@@ -43,13 +44,18 @@ def ssh_command(invocation: Invocation, server: str, command: tuple[str, ...], b
 
     async def work(provider: AsyncProvider) -> int:
         found = await server_of(provider, server_id)
-        if not await found.allocate(0, 0, 0):  # a bad server may be logged in to all the same
+        held = await found.allocate(0, 0, 0)
+        if not held:  # a bad server may be logged in to all the same
             invocation.progress.warn(f"{found.name} is not to be used any more, and may vanish")
-        if client is None:
-            return await terminal.built_in(found, line)
-        view = local_view.require(invocation.settings)
-        configuration = write_files(view, view.path)
-        return await terminal.open_ssh([client, "-F", str(configuration), found.name, *([line] if line else [])])
+        try:
+            if client is None:
+                return await terminal.built_in(found, line)
+            view = local_view.require(invocation.settings)
+            configuration = write_files(view, view.path)
+            return await terminal.open_ssh([client, "-F", str(configuration), found.name, *([line] if line else [])])
+        finally:
+            if held:
+                await found.release(0, 0, 0)
 
     return invocation.drive(work)
 
@@ -59,8 +65,8 @@ def ssh_command(invocation: Invocation, server: str, command: tuple[str, ...], b
 def ssh_config_command(invocation: Invocation, servers: tuple[str, ...]) -> None:
     """Print a configuration for OpenSSH.
 
-    Of all servers, or those named. Host keys are verified against a file of ours beside the state, under the server's id. Use it as
-    `pileus ssh-config > FILE; ssh -F FILE SERVER`, or with an `Include FILE` at the top of ~/.ssh/config.
+    Of all servers, or those named. Host keys are verified against a file of ours beside the state, under the server's
+    id. Use it as `pileus ssh-config > FILE; ssh -F FILE SERVER`, or with an `Include FILE` at the top of ~/.ssh/config.
     """
     view = local_view.require(invocation.settings)
     targets = targets_of(view)

@@ -18,7 +18,8 @@ class Target:
 
     Attributes:
         name: the host's name in the configuration.
-        id: the alias under which its key stands in the known hosts, so that an address that is used again confuses nobody.
+        id: the alias under which its key stands in the known hosts, so that an address that is used again
+            confuses nobody.
         host_keys: OpenSSH public lines; at least one.
     """
 
@@ -70,7 +71,7 @@ def config(targets: Sequence[Target], files: Files) -> str:
 
 
 def inventory(targets: Sequence[Target], files: Files, resource_name: str) -> dict[str, Any]:
-    """Ansible's inventory: all hosts in the group `pileus` and in one of the deployment's own, their variables in `_meta`."""
+    """Ansible's inventory: the group `pileus`, in it the deployment's own, and the hosts' variables in `_meta`."""
     own = "pileus_" + re.sub(r"\W", "_", resource_name, flags=re.ASCII)
     names = [target.name for target in targets]
     return {

@@ -22,8 +22,8 @@ _CHUNK = 32768
 async def open_ssh(arguments: Sequence[str]) -> int:
     """Run `ssh` on our own terminal, wait for its end, and give its exit status.
 
-    It is our child and not our successor, since somebody must keep the server in use, and its lease renewed, for as long as the login
-    lasts. Ctrl-C is the remote's affair: the terminal sends it to `ssh`, and we ignore it.
+    It is our child and not our successor, since somebody must keep the server in use, and its lease renewed, for as
+    long as the login lasts. Ctrl-C is the remote's affair: the terminal sends it to `ssh`, and we ignore it.
     """
     loop = asyncio.get_running_loop()
     with contextlib.suppress(ValueError):
@@ -43,7 +43,7 @@ async def open_ssh(arguments: Sequence[str]) -> int:
 
 
 async def built_in(server: AsyncServer, command: str) -> int:
-    """Log in, or run a command, over the library's own connection; our terminal becomes the server's where there is one.
+    """Log in, or run a command, over the library's own connection; our terminal, if any, becomes the server's.
 
     Raises:
         ConnectError: the connection was lost.

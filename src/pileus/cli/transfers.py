@@ -52,9 +52,9 @@ def read_push(text: str) -> Push:
 def read_pull(text: str, *, index: int = 0, count: int = 1, server: str = "") -> Pull:
     r"""Read `REMOTE[:LOCAL]`; a colon that belongs to a name is written `\:`.
 
-    LOCAL is REMOTE's last part in the working directory by default; an existing directory, or one written with a slash at its end,
-    is the directory to put it in. With several servers `{index}` and `{name}` in LOCAL stand for the server's; without
-    either, each gets `.<index>` at its end.
+    LOCAL is REMOTE's last part in the working directory by default; an existing directory, or one written with a slash
+    at its end, is the directory to put it in. With several servers `{index}` and `{name}` in LOCAL stand for the
+    server's; without either, each gets `.<index>` at its end.
 
     Raises:
         ConfigError: REMOTE is empty, or LOCAL's directory does not exist.
