@@ -6,7 +6,7 @@ import asyncio
 import html
 import logging
 import os as _os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ from pileus.clock import Clock, SystemClock
 from pileus.core import deploying
 from pileus.core.core import Core
 from pileus.core.localhost import localhost_server
+from pileus.core.naming import public
 from pileus.core.spawning import Wish
 from pileus.drivers import registry
 from pileus.drivers.base import (
@@ -55,8 +56,8 @@ from pileus.policy import names, space
 from pileus.server import AsyncServer
 from pileus.state import AsyncStore, ServerRow, Store, key_path, state_path
 
-T = TypeVar("T")
 log = logging.getLogger("pileus")
+log.addHandler(logging.NullHandler())  # whoever wants the log says so
 ServerT = TypeVar("ServerT")
 
 OPERATION_TIMEOUT_S = 600.0
@@ -245,6 +246,7 @@ class AsyncProvider:
 
     # --- the deployment ---
 
+    @public
     async def deploy(self, config: DeployConfig | None = None, **fields: Any) -> None:
         """Make what servers need: network, key, firewall, whatever the provider plans.
 
@@ -266,12 +268,11 @@ class AsyncProvider:
         except TypeError as problem:
             raise ConfigError(f"deploy: {problem}", setting="config") from None
         async with core.journal.operation("deploy", OPERATION_TIMEOUT_S):
-            await self._within(
-                "deploy", deploying.deploy(core.cloud, core.journal, core.clearing, wanted, self._chosen_id)
-            )
+            await deploying.deploy(core.cloud, core.journal, core.clearing, wanted, self._chosen_id)
         await self._refresh()
         core.idle.look()
 
+    @public
     async def tear_down(self) -> None:
         """Delete everything of this deployment, and prove by a listing that nothing is left.
 
@@ -284,18 +285,17 @@ class AsyncProvider:
         """
         core = self._open()
         async with core.journal.operation("tear_down", OPERATION_TIMEOUT_S):
-            if not await self._within(
-                "tear_down", deploying.begin_tear_down(core.cloud, core.journal, self._chosen_id)
-            ):
+            if not await deploying.begin_tear_down(core.cloud, core.journal, self._chosen_id):
                 return
             rows = await core.journal.store.read(lambda s: s.servers())
             for row in rows:
                 core.forget_server(row.id)
-            await self._within("tear_down", core.clearing.tear_down())
+            await core.clearing.tear_down()
             if not core.cloud.driver.in_cloud():
                 await deploying.forget(core.journal)
         await self._refresh()
 
+    @public
     async def audit(self, *, every_deployment: bool = False) -> list[AuditItem]:
         """List what the cloud shows that carries our tags, after settling what a crash left of this deployment.
 
@@ -304,7 +304,7 @@ class AsyncProvider:
         """
         core = self._open()
         if self.deployed:
-            await self._within("audit", core.clearing.settle())
+            await core.clearing.settle()
         things: list[ServerRecord | Resource] = [
             *await core.cloud.list_servers(None),
             *await core.cloud.list_resources(None),
@@ -314,6 +314,7 @@ class AsyncProvider:
         items = [_audit_item(thing, self.deployment_id, known) for thing in things]
         return [item for item in items if every_deployment or item.ours or item.resource_name == self._resource_name]
 
+    @public
     async def check(self) -> list[CheckItem]:
         """What a user should know before deploying: credentials, images, quota, whatever the driver looks at."""
         core = self._open()
@@ -327,20 +328,24 @@ class AsyncProvider:
                 items.append(CheckItem(name, False, str(problem.args[0]), problem.hint))
         return [*await core.cloud.check(), *items]
 
+    @public
     async def quota(self) -> Quota:
         """The account's limits and what is used of them, now."""
-        return await self._within("quota", self._open().cloud.quota())
+        return await self._open().cloud.quota()
 
     # --- flavors and images ---
 
+    @public
     async def flavors(self) -> list[Flavor]:
         """All flavors, at most ten minutes old."""
-        return await self._within("flavors", self._open().cloud.flavors())
+        return await self._open().cloud.flavors()
 
+    @public
     async def images(self) -> list[Image]:
         """All images that can be booted, the default one first; at most ten minutes old."""
-        return await self._within("images", self._open().cloud.images())
+        return await self._open().cloud.images()
 
+    @public
     async def cheapest_server_flavor(self, cores: float, ram_mb: int, regex: str = "") -> Flavor:
         """The cheapest flavor with at least these cores and MB of RAM whose name the regular expression is found in.
 
@@ -352,6 +357,7 @@ class AsyncProvider:
         """
         return flavor_policy.cheapest(await self.flavors(), cores, ram_mb, regex)
 
+    @public
     async def cheapest_server_flavors(
         self, cores: float, ram_mb: int, regex: str, sets: Sequence[Sequence[str]]
     ) -> list[Flavor]:
@@ -362,6 +368,7 @@ class AsyncProvider:
         """
         return flavor_policy.cheapest_of_sets(await self.flavors(), cores, ram_mb, regex, sets)
 
+    @public
     async def server_flavor(self, id_or_name: str) -> Flavor:
         """The flavor with exactly this id or name.
 
@@ -375,6 +382,7 @@ class AsyncProvider:
 
     # --- servers ---
 
+    @public
     async def spawn(
         self,
         os: str,
@@ -411,10 +419,8 @@ class AsyncProvider:
             ServerFailedError, ServerGoneError, ServerTimeoutError: it did not come to run, and was destroyed.
         """
         core = self._open()
-        wish = await self._within(
-            "spawn", self._wish(os, os_user, flavor, disk_gb, ttd, external_ip, timeout, max_lifetime)
-        )
-        return self._spawned(await self._within("spawn", core.spawner.spawn(wish, on_using_quota)))
+        wish = await self._wish(os, os_user, flavor, disk_gb, ttd, external_ip, timeout, max_lifetime)
+        return self._spawned(await core.spawner.spawn(wish, on_using_quota))
 
     def _spawned(self, row: ServerRow) -> AsyncServer:
         self._rows[row.id] = row
@@ -446,9 +452,7 @@ class AsyncProvider:
         core = self._open()
         if not isinstance(n, int) or isinstance(n, bool) or n < 0:
             raise ConfigError(f"spawn_many: n must be a whole number, 0 or more, not {n!r}", setting="n")
-        wish = await self._within(
-            "spawn_many", self._wish(os, os_user, flavor, disk_gb, ttd, external_ip, timeout, max_lifetime)
-        )
+        wish = await self._wish(os, os_user, flavor, disk_gb, ttd, external_ip, timeout, max_lifetime)
         tasks = [asyncio.create_task(core.spawner.spawn(wish, on_using_quota)) for _ in range(n)]
         arrived: list[AsyncServer] = []
         failed: list[PileusError] = []
@@ -536,6 +540,7 @@ class AsyncProvider:
             timeout_s=timeout_s,
         )
 
+    @public
     async def find_or_spawn(
         self,
         cores: float,
@@ -581,6 +586,7 @@ class AsyncProvider:
             raise
         return server
 
+    @public
     async def servers(self, all: bool = False) -> dict[str, AsyncServer]:
         """The deployment's servers by id, those of other processes too: those with an external address, or all."""
         await self._refresh()
@@ -591,10 +597,12 @@ class AsyncProvider:
             if _shown(row, all) and (all or row.id not in not_working)
         }
 
+    @public
     async def server_by_name(self, name: str) -> AsyncServer | None:
         """The server with this host name, or None."""
         return next((server for server in (await self.servers(all=True)).values() if server.name == name), None)
 
+    @public
     async def usage(self) -> dict[str, ServerUsage]:
         """How much of each server is taken, by id, over all processes."""
         core = self._open()
@@ -611,10 +619,11 @@ class AsyncProvider:
                 found[row.id] = ServerUsage(usage.nano_cores / 10**9, usage.ram_mb, usage.disk_gb, busy, idle)
         return found
 
+    @public
     async def check_server(self, id: str) -> bool:
         """Ask the cloud whether the server works. One that does not is left out of `servers()`; one that is gone is forgotten."""
         core = self._open()
-        records = await self._within("check_server", core.cloud.list_servers(self.deployment_id))
+        records = await core.cloud.list_servers(self.deployment_id)
         record = next((record for record in records if record.id == id), None)
         if record is not None and record.status is ServerStatus.ACTIVE:
             core.not_working.discard(id)
@@ -626,6 +635,7 @@ class AsyncProvider:
             core.forget_server(id)
         return False
 
+    @public
     async def destroy_server(self, id: str) -> None:
         """Delete a server of this deployment and all that was made for it, and wait until it is gone. May be repeated.
 
@@ -634,14 +644,15 @@ class AsyncProvider:
         """
         core = self._open()
         if await core.journal.store.read(lambda s: s.server(id)) is None:
-            records = await self._within("destroy_server", core.cloud.list_servers(self.deployment_id))
+            records = await core.cloud.list_servers(self.deployment_id)
             if not any(record.id == id for record in records):
                 raise NotFoundError(
                     f"this deployment has no server {id!r}", provider=self._name, operation="destroy_server"
                 )
-        await self._within("destroy_server", core.destroy(id))
+        await core.destroy(id)
         self._rows.pop(id, None)
 
+    @public
     async def localhost_server(
         self, os: str, post_creation_script: bytes = b"", config_files: str = "", cidr: str | None = None
     ) -> AsyncServer:
@@ -663,11 +674,9 @@ class AsyncProvider:
         await journal.refresh()
         await journal.store.read(self._read)
 
-    async def _within(self, operation: str, work: Awaitable[T]) -> T:
-        try:
-            return await work
-        except PileusError as problem:
-            raise problem.within(self._name, operation) from problem.__cause__
+    @property
+    def _provider_name(self) -> str:
+        return self._name
 
 
 def _shown(row: ServerRow, all: bool) -> bool:

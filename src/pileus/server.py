@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timezone
 from typing import TYPE_CHECKING
 
 from pileus.core.link import Link
+from pileus.core.naming import public
 from pileus.errors import (
     CommandError,
     PileusError,
@@ -187,6 +188,7 @@ class AsyncServer:
 
     # --- getting ready ---
 
+    @public
     async def wait_until_ready(
         self, files: str = "", post_creation_script: bytes | str = b"", *, timeout: Duration | None = None
     ) -> None:
@@ -232,6 +234,7 @@ class AsyncServer:
 
     # --- using it ---
 
+    @public
     async def run_cmd(
         self,
         cmd: str,
@@ -275,6 +278,7 @@ class AsyncServer:
                 background=background,
             )
 
+    @public
     async def copy_over(self, files: str) -> None:
         """Upload files that exist here, each to the corresponding place there, keeping their mtimes.
 
@@ -285,11 +289,13 @@ class AsyncServer:
         async with self._using():
             await (await self._link.ready()).copy_over(files)
 
+    @public
     async def create_file(self, content: str | bytes, dest: str) -> None:
         """Make a file with that content, and the directories above it; it appears under its name only when it is complete."""
         async with self._using():
             await (await self._link.ready()).create_file(content, dest)
 
+    @public
     async def download_file(
         self, source: str, dest: str | _os.PathLike[str], *, progress: Progress | None = None
     ) -> None:
@@ -297,6 +303,7 @@ class AsyncServer:
         async with self._using():
             await (await self._link.ready()).download_file(source, _os.fspath(dest), progress=progress)
 
+    @public
     async def upload_file(
         self, source: str | _os.PathLike[str], dest: str, *, progress: Progress | None = None
     ) -> None:
@@ -304,21 +311,25 @@ class AsyncServer:
         async with self._using():
             await (await self._link.ready()).upload_file(_os.fspath(source), dest, progress=progress)
 
+    @public
     async def mkdir(self, dir: str) -> None:
         """Make a directory and those above it; one that exists is a success. `sudo` is tried only where plain rights do not do."""
         async with self._using():
             await (await self._link.ready()).mkdir(dir)
 
+    @public
     async def home_dir(self) -> str:
         """The login user's home, absolute."""
         async with self._using():
             return await (await self._link.ready()).home_dir()
 
+    @public
     async def time_zone(self) -> timezone:
         """The server's offset from UTC now, as a fixed zone named `SER`."""
         async with self._using():
             return await (await self._link.ready()).time_zone()
 
+    @public
     async def ssh_client(self) -> asyncssh.SSHClientConnection:
         """An asyncssh connection of the server's pool, verified. It stays the pool's: do not close it."""
         async with self._using():
@@ -335,6 +346,7 @@ class AsyncServer:
 
     # --- its room ---
 
+    @public
     async def allocate(self, cores: float, ram_mb: int, disk_gb: int) -> bool:
         """Take room, if there is enough; False otherwise. Its idle clock stops. Freed when this process ends.
 
@@ -347,6 +359,7 @@ class AsyncServer:
             self._provider._core.allocated(self, 1)
         return taken
 
+    @public
     async def release(self, cores: float, ram_mb: int, disk_gb: int) -> bool:
         """Give room back; when nothing is left taken, its idle clock starts. False if this process had not that much."""
         wanted = self._wanted(cores, ram_mb, disk_gb)
@@ -359,6 +372,7 @@ class AsyncServer:
             core.allocated(self, -1)
         return given
 
+    @public
     async def has_space_for(self, cores: float, ram_mb: int, disk_gb: int) -> int:
         """How many pieces of work of that size fit into the room that is left; 0 on a destroyed or bad server."""
         wanted = self._wanted(cores, ram_mb, disk_gb)
@@ -380,6 +394,7 @@ class AsyncServer:
 
     # --- its health and its end ---
 
+    @public
     async def alive(self, check_ssh: bool = False) -> bool:
         """Ask the cloud whether it works, and with `check_ssh` try to run a command on it too."""
         if self.destroyed or not await self._provider.check_server(self.id):
@@ -394,17 +409,20 @@ class AsyncServer:
             log.info("server %s cannot be used by SSH: %s", self.name, problem)
             return False
 
+    @public
     async def destroy(self) -> None:
         """Delete it and all that was made for it, and wait until it is gone. May be repeated."""
         await self._link.aclose()
         await self._provider.destroy_server(self.id)
 
+    @public
     async def gone_bad(self, permanent_problem: str | None = None) -> None:
         """Mark it as one not to be used, for good when a problem is told. No effect once it is destroyed."""
         if not self.destroyed:
             problem = permanent_problem or self.permanent_problem
             await self._change(bad=True, permanent_problem=problem)
 
+    @public
     async def not_bad(self) -> bool:
         """Take `gone_bad` back; False, and no effect, on a permanent problem or once it is destroyed."""
         if self.destroyed or self.permanent_problem:
@@ -414,6 +432,7 @@ class AsyncServer:
 
     # --- shared disk ---
 
+    @public
     async def create_shared_disk(self) -> None:
         """Serve `/shared` to the deployment's other servers.
 
@@ -422,6 +441,7 @@ class AsyncServer:
         """
         self._refuse_shared_disk("create_shared_disk")
 
+    @public
     async def mount_shared_disk(self, nfs_server_ip: str) -> None:
         """Mount the `/shared` of another server.
 
@@ -440,6 +460,10 @@ class AsyncServer:
         )
 
     # --- within the core ---
+
+    @property
+    def _provider_name(self) -> str:
+        return self._provider.name
 
     @contextlib.asynccontextmanager
     async def _using(self) -> AsyncIterator[None]:

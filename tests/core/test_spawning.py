@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
 
 import pytest
@@ -86,7 +87,7 @@ async def test_leaving_the_loop_early_destroys_what_was_not_handed_over(
     provider: AsyncProvider, account: SimulatedAccount
 ) -> None:
     loop = provider.spawn_many(6, "", "", await flavor_id(provider))
-    async for server in loop:
+    async for server in loop:  # noqa: B007  (used below)
         break
     await loop.aclose()  # type: ignore[attr-defined]
     assert account.servers() == [server.id]
@@ -98,9 +99,14 @@ async def test_failures_among_many_come_at_the_end_as_a_group_with_those_that_ar
 ) -> None:
     account.cloud.add_rules(NoHardware(nth=2), EndInError(nth=3, fault="disk on fire", after_s=0.02))
     seen = []
-    with pytest.raises(SpawnError) as caught:
-        async for server in provider.spawn_many(4, "", "", await flavor_id(provider)):
+    flavor = await flavor_id(provider)
+
+    async def take_all() -> None:
+        async for server in provider.spawn_many(4, "", "", flavor):
             seen.append(server)
+
+    with pytest.raises(SpawnError) as caught:
+        await take_all()
     assert len(seen) == 2
     assert list(caught.value.servers) == seen
     assert {type(error) for error in caught.value.exceptions} == {NoHardwareError, ServerFailedError}
@@ -252,5 +258,5 @@ async def test_waiting_for_many_costs_one_listing_per_tick(provider: AsyncProvid
     assert counts["create_servers"] == 1
     assert counts["quota"] == 1
     times = [call.at for call in account.cloud.calls if call.operation == "list_servers"]
-    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert all(gap >= 0.029 for gap in gaps)
