@@ -49,12 +49,18 @@ async def handle(process):
         process.exit(status)
 
 
+class Server(asyncssh.SSHServer):
+    def connection_requested(self, dest_host, dest_port, orig_host, orig_port):
+        return True  # others are reached through this one
+
+
 async def main(home, host_key, authorized_keys):
     os.environ["HOME"] = home
     os.chdir(home)
     acceptor = await asyncssh.listen(
         "127.0.0.1",
         0,
+        server_factory=Server,
         server_host_keys=[host_key],
         authorized_client_keys=authorized_keys,
         process_factory=handle,

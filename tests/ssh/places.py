@@ -1,5 +1,6 @@
 """Servers to test against: real processes on the loopback interface, each with a home directory of its own."""
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -33,6 +34,14 @@ def until(condition, what, seconds=15.0):
         time.sleep(0.01)
 
 
+async def eventually(condition, what, seconds=15.0):
+    """The same from an event loop, which is not held up by it."""
+    end = time.monotonic() + seconds
+    while not await asyncio.to_thread(condition):
+        assert time.monotonic() < end, f"still not so: {what}"
+        await asyncio.sleep(0.01)
+
+
 @dataclass
 class Place:
     """One server: where it is, and what a test may do to it."""
@@ -45,6 +54,7 @@ class Place:
     host_key: keys.KeyPair = field(default_factory=keys.generate)
     login: str = USER
     settings: str = ""
+    sftp: str = "Subsystem sftp internal-sftp -d {home}"
 
     @property
     def home(self):
@@ -92,7 +102,7 @@ class Place:
             f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {self.directory}/host_key\nPidFile none\n"
             f"AuthorizedKeysFile {self.directory}/authorized_keys\nUsePAM no\nStrictModes no\nUseDNS no\n"
             f"PasswordAuthentication no\nKbdInteractiveAuthentication no\nSetEnv HOME={self.home}\n"
-            f"Subsystem sftp internal-sftp -d {self.home}\nPrintMotd no\nMaxStartups 100\n{self.settings}\n"
+            f"{self.sftp.format(home=self.home)}\nPrintMotd no\nMaxStartups 100\n{self.settings}\n"
         )
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(exist_ok=True)

@@ -112,17 +112,13 @@ class Pool:
         self._check_open()
         if self._links:
             return
-        async with self._connecting:
-            if not self._links:
-                await self._dial(timeout, booting=booting)
+        await self._dial_alone(timeout, booting=booting)
 
     async def primary(self) -> Link:
         """The oldest connection, opened if there is none. It is not closed for idleness."""
         self._check_open()
-        if not self._links:
-            async with self._connecting:
-                if not self._links:
-                    await self._dial(RECONNECT_S, refused_s=REFUSED_S)
+        while not self._links:
+            await self._dial_alone(RECONNECT_S, refused_s=REFUSED_S)
         return self._links[0]
 
     async def acquire(self, places: int = 1) -> Lease:
@@ -228,6 +224,15 @@ class Pool:
             if not waiter.future.done():
                 waiter.future.set_exception(_again(error))
 
+    async def _dial_alone(self, timeout: float, *, booting: bool = False, refused_s: float | None = None) -> None:
+        """Open a connection if there is none; several who want that wait for the same."""
+        try:
+            async with self._connecting:
+                if not self._links:
+                    await self._dial(timeout, booting=booting, refused_s=refused_s)
+        finally:
+            self._grow_soon()  # those in line have been relying on us
+
     async def _dial(self, timeout: float, *, booting: bool = False, refused_s: float | None = None) -> None:
         links: list[Link] = []
 
@@ -249,38 +254,41 @@ class Pool:
     def _grow_soon(self) -> None:
         if self._closed or not self._line:
             return
-        if not self._links and not self._openers and not self._connecting.locked():
-            self._grow(1)
+        if not self._links:
+            if not self._openers and not self._connecting.locked():
+                self._grow(1)
         elif self._growth is None:
             self._growth = asyncio.get_running_loop().call_later(self._growth_pause_s, self._stood_still)
 
     def _stood_still(self) -> None:
         self._growth = None
         self._serve()
-        wanted = -(-sum(waiter.places for waiter in self._line) // self._max_sessions) - len(self._openers)
-        self._grow(min(wanted, self._max_connections - len(self._links) - len(self._openers)))
-        if self._line:
-            self._grow_soon()
+        if self._links:
+            wanted = -(-sum(waiter.places for waiter in self._line) // self._max_sessions) - len(self._openers)
+            self._grow(min(wanted, self._max_connections - len(self._links) - len(self._openers)))
+        self._grow_soon()
 
     def _grow(self, count: int) -> None:
         for _ in range(count):
             task = asyncio.get_running_loop().create_task(self._open_another())
             self._openers.add(task)
-            task.add_done_callback(self._openers.discard)
+            task.add_done_callback(self._opened)
+
+    def _opened(self, opener: asyncio.Task[None]) -> None:
+        self._openers.discard(opener)
+        self._grow_soon()
 
     async def _open_another(self) -> None:
-        first = not self._links
         try:
             await self._dial(RECONNECT_S, refused_s=REFUSED_S)
             self._growth_pause_s = STANDSTILL_S
         except PileusError as error:
-            # those in line may still be served by the connections that there are, or that others are opening
-            if first and not self._links and len(self._openers) <= 1:
-                self._fail_line(error)
-            else:
+            if self._links:
+                # those in line are served by the connections that there are; sshd may have enough of them for now
                 self._growth_pause_s = min(self._growth_pause_s * 2, 5.0)
                 logger.debug("%s: no further connection: %s", self.name, error.message)
-                self._grow_soon()
+            elif len(self._openers) <= 1:
+                self._fail_line(error)
 
     def _close_idle(self) -> None:
         self._sweep = None

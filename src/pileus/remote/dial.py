@@ -23,6 +23,8 @@ ATTEMPT_S = 10.0
 FIRST_PAUSE_S = 0.01
 LONGEST_PAUSE_S = 0.5
 
+_REFUSALS = (ConnectionRefusedError, asyncssh.ChannelOpenError)  # the second is a refusal met by a server in between
+
 Tunnel = Callable[[], Awaitable[asyncssh.SSHClientConnection]]
 
 
@@ -88,7 +90,7 @@ class Dialer:
             if last.kind == "final" or (last.kind != "network" and not booting):
                 raise last.error
             patience = timeout
-            if refused_s is not None and isinstance(outcome.error.__cause__, ConnectionRefusedError):
+            if refused_s is not None and isinstance(outcome.error.__cause__, _REFUSALS):
                 patience = min(timeout, refused_s)
             wait = pause(attempts, outcome)
             spent = loop.time() - begun

@@ -77,7 +77,7 @@ class Files:
     ) -> None:
         async def write(temporary: bytes) -> None:
             await sftp.put(local, temporary, sparse=False, progress_handler=meter)
-            await _set(sftp, temporary, entry)
+            await asyncio.gather(_set(sftp, temporary, entry), self._check_size(sftp, temporary, entry.size))
 
         await self._replace(sftp, target, write)
 
@@ -111,6 +111,7 @@ class Files:
                     await file.write(data)
                 if mode is not None:
                     await sftp.chmod(temporary, mode)
+                await self._check_size(sftp, temporary, len(data))
 
             await self._replace(sftp, _remote(dest), write, keep_mode=mode is None)
 
@@ -143,13 +144,14 @@ class Files:
                 await sftp.chmod(temporary, stat.S_IMODE(found.permissions or 0o644))
             await self._put_in_place(sftp, temporary, target)
         except BaseException as problem:
-            await _cleaned(sftp.remove(temporary))
-            if isinstance(problem, asyncssh.SFTPError) and says_nothing(problem):
+            reason = ""
+            if says_nothing(problem):  # while what we wrote still fills the disk
                 reason = await self._look_for_reason(sftp, posixpath.dirname(temporary))
-                if reason:
-                    raise self._error(
-                        f"cannot write {os.fsdecode(target)!r} on {self._pool.name}: {reason}", target
-                    ) from problem
+            await _cleaned(sftp.remove(temporary))
+            if reason:
+                raise self._error(
+                    f"cannot write {os.fsdecode(target)!r} on {self._pool.name}: {reason}", target
+                ) from problem
             raise
 
     async def _put_in_place(self, sftp: asyncssh.SFTPClient, temporary: bytes, target: bytes) -> None:
@@ -160,9 +162,15 @@ class Files:
                 await sftp.remove(target)
             await sftp.rename(temporary, target)
 
+    async def _check_size(self, sftp: asyncssh.SFTPClient, temporary: bytes, expected: int) -> None:
+        # asyncssh's own server, unlike sshd, does not tell when a full disk took less than it was given
+        size = (await sftp.stat(temporary)).size
+        if size != expected:
+            raise asyncssh.SFTPFailure(f"{size} bytes of {expected} were written")
+
     async def _look_for_reason(self, sftp: asyncssh.SFTPClient, directory: bytes) -> str:
         with contextlib.suppress(asyncssh.Error, OSError):
-            space = await sftp.statvfs(directory)
+            space = await sftp.statvfs(directory or b".")
             if not space.bavail:
                 return "no space left on the server's disk"
             if not space.favail and space.files:
@@ -200,7 +208,7 @@ class Files:
                 await sftp.get(origin, temporary, sparse=False, progress_handler=meter)
             else:  # empty, or one of those (in /proc) whose size is not known before they are read
                 async with sftp.open(origin, "rb") as file:
-                    local_files.write(temporary, await file.read())
+                    local_files.write(temporary, await _read_to_the_end(file))
             local_files.set_attributes(temporary, entry)
             local_files.put_in_place(temporary, local)
         except BaseException:
@@ -357,6 +365,13 @@ def _join(top: bytes, path: bytes) -> bytes:
 def _temporary(path: bytes) -> bytes:
     """A name beside `path`, short, since the name itself may be as long as names can be."""
     return posixpath.join(posixpath.dirname(path), f".pileus-{secrets.token_hex(6)}".encode())
+
+
+async def _read_to_the_end(file: asyncssh.SFTPClientFile) -> bytes:
+    data = bytearray()
+    while piece := await file.read(64 * 1024, len(data)):
+        data += piece
+    return bytes(data)
 
 
 async def _lstat(sftp: asyncssh.SFTPClient, path: bytes) -> asyncssh.SFTPAttrs | None:

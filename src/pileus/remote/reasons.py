@@ -17,7 +17,8 @@ _WORDS: dict[type[Exception], str] = {
     asyncssh.SFTPInvalidFilename: "the server does not allow that name",
 }
 
-_LOST = (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection, asyncssh.SFTPEOFError)
+# no operation on local files raises a `ConnectionError`
+_LOST = (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection, asyncssh.SFTPEOFError, ConnectionError)
 
 
 def connection_was_lost(problem: Exception) -> bool:
@@ -39,6 +40,6 @@ def explain(problem: Exception) -> str:
     return words[:1].lower() + words[1:]
 
 
-def says_nothing(problem: Exception) -> bool:
+def says_nothing(problem: BaseException) -> bool:
     """Whether the server gave no reason, so that it is worth looking for one."""
     return type(problem) is asyncssh.SFTPFailure

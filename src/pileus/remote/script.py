@@ -36,15 +36,18 @@ _WHERE = (
     "fi; "
 )
 
-# Signals `k` to all of session `m` but ourselves, and sets `n` when there was anyone. Looking in /proc, not at the process
-# group, finds also what `timeout`, or a shell with job control, has put into a group of its own.
+# Signals `k` to each of session `m`, but ourselves and those in the list `t`, where it puts them; sets `n` when there was
+# anyone at all. Looking in /proc, not at the process group, finds also what `timeout`, or a shell with job control, has put
+# into a group of its own. It is repeated, since a process may be forked behind the back of one round.
 _SIGNAL = (
     "n=; "
-    'if [ -z "$p" ]; then kill -$k -$m && n=1; else '
-    "for s in /proc/[0-9]*/stat; do "
+    'if [ -z "$p" ]; then q=group; kill -0 -$m && n=1; '
+    'case "$t" in *" $q "*) ;; *) kill -$k -$m; t="$t$q " ;; esac; '
+    "else for s in /proc/[0-9]*/stat; do "
     "q=${s#/proc/}; q=${q%/stat}; "
     '{ read -r l <$s; } 2>/dev/null || continue; set -- ${l##*") "}; '
-    '[ "$4" = $m ] && [ "$1" != Z ] && [ $q != "$w" ] && kill -$k $q && n=1; '
+    'if [ "$4" = $m ] && [ "$1" != Z ] && [ $q != "$w" ]; then n=1; '
+    'case "$t" in *" $q "*) ;; *) kill -$k $q; t="$t$q " ;; esac; fi; '
     "done; fi; "
 )
 
@@ -54,9 +57,12 @@ _WATCH = (
     'trap "" HUP INT QUIT TERM PIPE; w=; [ -n "$p" ] && read -r w l </proc/self/stat; '
     "while read -r l; do :; done <&3; "
     "kill -0 $m || exit 0; "
-    "k=TERM; " + _SIGNAL + "i=0; k=0; "
-    "while [ $i -lt 20 ]; do sleep 0.1 || sleep 1; " + _SIGNAL + '[ -n "$n" ] || exit 0; i=$((i+1)); done; '
-    "k=KILL; i=0; while [ $i -lt 10 ]; do " + _SIGNAL + '[ -n "$n" ] || exit 0; i=$((i+1)); sleep 0.1 || sleep 1; done'
+    'k=TERM; t=" "; i=0; while [ $i -lt 20 ]; do '
+    + _SIGNAL
+    + '[ -n "$n" ] || exit 0; i=$((i+1)); sleep 0.1 || sleep 1; done; '
+    'k=KILL; i=0; while [ $i -lt 10 ]; do t=" "; '
+    + _SIGNAL
+    + '[ -n "$n" ] || exit 0; i=$((i+1)); sleep 0.1 || sleep 1; done'
 )
 
 # sshd gives every command a session of its own; a server that does not gets one made here (`setsid` keeps the pid unless
