@@ -142,6 +142,7 @@ def test_whatever_was_confirmed_is_there_after_a_kill_at_any_moment(path, start)
     for number in range(6):
         process = start(number, code)
         heard = "".join(process.stdout.readline() for _ in range(dice.randrange(4, 20)))
+        assert heard.endswith("\n"), f"process {number} ended by itself, status {process.wait()}"
         time.sleep(dice.random() * 0.01)
         process.send_signal(signal.SIGKILL)
         for line in (heard + process.stdout.read()).split("\n"):
