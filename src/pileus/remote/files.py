@@ -12,7 +12,6 @@ import contextlib
 import os
 import posixpath
 import re
-import secrets
 import shlex
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -23,7 +22,7 @@ import asyncssh
 
 from pileus.errors import ConnectError, RemoteError, TransferError, UnsupportedError
 from pileus.models import CommandResult
-from pileus.remote import commands, local_files
+from pileus.remote import commands, local_files, steps
 from pileus.remote.connections import Pool
 from pileus.remote.copyspec import parse
 from pileus.remote.reasons import connection_was_lost, explain, says_nothing
@@ -31,8 +30,6 @@ from pileus.remote.trees import Entry, Tree, remote_entry, remote_tree, together
 
 Progress = Callable[[int, int], None]
 """Is told the bytes done and the bytes in total."""
-
-CLEANING_S = 5.0
 
 
 class _Meter:
@@ -61,7 +58,7 @@ class Files:
     async def upload(self, source: Path | str, dest: str, *, progress: Progress | None = None) -> None:
         """See `Remote.upload_file`."""
         local = local_files.source_path(source)
-        target = _into(dest, local)
+        target = steps.into(dest, local)
         async with self._sftp(f"cannot upload {os.fsdecode(local)!r} to {dest!r} on {self._pool.name}", dest) as sftp:
             entry = local_files.look(local)
             if stat.S_ISDIR(entry.mode):
@@ -77,7 +74,9 @@ class Files:
     ) -> None:
         async def write(temporary: bytes) -> None:
             await sftp.put(local, temporary, sparse=False, progress_handler=meter)
-            await asyncio.gather(_set(sftp, temporary, entry), self._check_size(sftp, temporary, entry.size))
+            await asyncio.gather(
+                steps.set_attributes(sftp, temporary, entry), self._check_size(sftp, temporary, entry.size)
+            )
 
         await self._replace(sftp, target, write)
 
@@ -85,21 +84,21 @@ class Files:
         self, sftp: asyncssh.SFTPClient, top: bytes, target: bytes, tree: Tree, meter: _Meter
     ) -> None:
         for directory in tree.directories:
-            await self._make_directory(sftp, _join(target, directory.path))
+            await self._make_directory(sftp, steps.join(target, directory.path))
 
         async def upload(entry: Entry) -> None:
-            await self._upload_file(sftp, _join(top, entry.path), _join(target, entry.path), entry, meter)
+            await self._upload_file(sftp, steps.join(top, entry.path), steps.join(target, entry.path), entry, meter)
 
         async def link(entry: Entry) -> None:
-            temporary = _temporary(_join(target, entry.path))
+            temporary = steps.temporary_name(steps.join(target, entry.path))
             await sftp.symlink(entry.target, temporary)
-            await self._put_in_place(sftp, temporary, _join(target, entry.path))
+            await self._put_in_place(sftp, temporary, steps.join(target, entry.path))
 
         await together(upload, tree.files)
         await together(link, tree.links)
         # last, and from the bottom up: a directory may be one that its owner cannot write to, and writing changes its time
         for directory in reversed(tree.directories):
-            await _set(sftp, _join(target, directory.path), directory)
+            await steps.set_attributes(sftp, steps.join(target, directory.path), directory)
 
     async def create(self, content: str | bytes, dest: str, *, mode: int | None = None) -> None:
         """See `Remote.create_file`."""
@@ -113,7 +112,7 @@ class Files:
                     await sftp.chmod(temporary, mode)
                 await self._check_size(sftp, temporary, len(data))
 
-            await self._replace(sftp, _remote(dest), write, keep_mode=mode is None)
+            await self._replace(sftp, steps.remote_path(dest), write, keep_mode=mode is None)
 
     async def _replace(
         self,
@@ -124,16 +123,16 @@ class Files:
         keep_mode: bool = False,
     ) -> None:
         """Have a file written under a temporary name and put it in place; making its directory only if that is missing."""
-        found = await _lstat(sftp, target)
+        found = await steps.lstat(sftp, target)
         if found is not None and stat.S_ISLNK(found.permissions or 0):
             # what the link leads to is replaced, not the link
             resolved = await sftp.realpath(target)
             target = resolved if isinstance(resolved, bytes) else os.fsencode(resolved)
-            found = await _lstat(sftp, target)
+            found = await steps.lstat(sftp, target)
         if found is not None and not stat.S_ISREG(found.permissions or 0):
             kind = "is a directory" if stat.S_ISDIR(found.permissions or 0) else "is not a regular file"
             raise self._error(f"{os.fsdecode(target)!r} on {self._pool.name} {kind}", os.fsdecode(target))
-        temporary = _temporary(target)
+        temporary = steps.temporary_name(target)
         try:
             try:
                 await write(temporary)
@@ -147,7 +146,7 @@ class Files:
             reason = ""
             if says_nothing(problem):  # while what we wrote still fills the disk
                 reason = await self._look_for_reason(sftp, posixpath.dirname(temporary))
-            await _cleaned(sftp.remove(temporary))
+            await steps.cleaned(sftp.remove(temporary))
             if reason:
                 raise self._error(
                     f"cannot write {os.fsdecode(target)!r} on {self._pool.name}: {reason}", target
@@ -181,7 +180,7 @@ class Files:
 
     async def download(self, source: str, dest: Path | str, *, progress: Progress | None = None) -> None:
         """See `Remote.download_file`."""
-        origin = _remote(source)
+        origin = steps.remote_path(source)
         local = local_files.target_path(dest, posixpath.basename(origin.rstrip(b"/")))
         missing = local_files.missing_directory(local)
         if missing:
@@ -202,13 +201,13 @@ class Files:
     async def _download_file(
         self, sftp: asyncssh.SFTPClient, origin: bytes, local: bytes, entry: Entry, meter: _Meter
     ) -> None:
-        temporary = _temporary(local)
+        temporary = steps.temporary_name(local)
         try:
             if entry.size:
                 await sftp.get(origin, temporary, sparse=False, progress_handler=meter)
             else:  # empty, or one of those (in /proc) whose size is not known before they are read
                 async with sftp.open(origin, "rb") as file:
-                    local_files.write(temporary, await _read_to_the_end(file))
+                    local_files.write(temporary, await steps.read_to_the_end(file))
             local_files.set_attributes(temporary, entry)
             local_files.put_in_place(temporary, local)
         except BaseException:
@@ -219,28 +218,28 @@ class Files:
         self, sftp: asyncssh.SFTPClient, origin: bytes, top: bytes, tree: Tree, meter: _Meter
     ) -> None:
         for directory in tree.directories:
-            path = _join(top, directory.path)
+            path = steps.join(top, directory.path)
             # a server that lists a name both as link and as directory must not lead us elsewhere
             if not local_files.make_directory(path, top=not directory.path):
                 raise self._error(f"{os.fsdecode(path)!r} is a symbolic link here", path)
 
         async def download(entry: Entry) -> None:
-            await self._download_file(sftp, _join(origin, entry.path), _join(top, entry.path), entry, meter)
+            await self._download_file(sftp, steps.join(origin, entry.path), steps.join(top, entry.path), entry, meter)
 
         await together(download, tree.files)
         for link in tree.links:
-            temporary = _temporary(_join(top, link.path))
+            temporary = steps.temporary_name(steps.join(top, link.path))
             local_files.make_link(link.target, temporary)
-            local_files.put_in_place(temporary, _join(top, link.path))
+            local_files.put_in_place(temporary, steps.join(top, link.path))
         for directory in reversed(tree.directories):
-            local_files.set_attributes(_join(top, directory.path), directory)
+            local_files.set_attributes(steps.join(top, directory.path), directory)
 
     # --- directories ---
 
     async def mkdir(self, dir: str) -> None:
         """See `Remote.mkdir`."""
         async with self._sftp(f"cannot make the directory {dir!r} on {self._pool.name}", dir) as sftp:
-            await self._make_directory(sftp, _remote(dir))
+            await self._make_directory(sftp, steps.remote_path(dir))
 
     async def _make_directory(self, sftp: asyncssh.SFTPClient, path: bytes) -> None:
         try:
@@ -264,7 +263,7 @@ class Files:
                 if connection_was_lost(problem):
                     raise
                 return
-            in_the_way = await _first_that_is_no_directory(sftp, path)
+            in_the_way = await steps.first_that_is_no_directory(sftp, path)
             if in_the_way:
                 name = os.fsdecode(in_the_way)
                 raise self._error(f"{name!r} on {self._pool.name} is not a directory", name) from problem
@@ -344,64 +343,3 @@ class Files:
                 link.sftp = None
                 raise ConnectError(f"{what}: the connection was lost", host=self._pool.host) from problem
             raise self._error(f"{what}: {explain(problem)}", path) from problem
-
-
-def _remote(path: str) -> bytes:
-    """A remote path as SFTP gets it."""
-    if path in ("~", "~/", ""):
-        return b"."
-    return os.fsencode(path.removeprefix("~/").lstrip("/") if path.startswith("~/") else path)
-
-
-def _into(dest: str, source: bytes) -> bytes:
-    target = _remote(dest)
-    return _join(target, posixpath.basename(source.rstrip(b"/"))) if dest.endswith("/") else target
-
-
-def _join(top: bytes, path: bytes) -> bytes:
-    return posixpath.join(top, path) if path else top
-
-
-def _temporary(path: bytes) -> bytes:
-    """A name beside `path`, short, since the name itself may be as long as names can be."""
-    return posixpath.join(posixpath.dirname(path), f".pileus-{secrets.token_hex(6)}".encode())
-
-
-async def _read_to_the_end(file: asyncssh.SFTPClientFile) -> bytes:
-    data = bytearray()
-    while piece := await file.read(64 * 1024, len(data)):
-        data += piece
-    return bytes(data)
-
-
-async def _lstat(sftp: asyncssh.SFTPClient, path: bytes) -> asyncssh.SFTPAttrs | None:
-    try:
-        return await sftp.lstat(path)
-    except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath):
-        return None
-
-
-async def _set(sftp: asyncssh.SFTPClient, path: bytes, entry: Entry) -> None:
-    seconds = int(entry.mtime)
-    await sftp.setstat(
-        path, asyncssh.SFTPAttrs(permissions=stat.S_IMODE(entry.mode) & 0o777, atime=seconds, mtime=seconds)
-    )
-
-
-async def _first_that_is_no_directory(sftp: asyncssh.SFTPClient, path: bytes) -> bytes:
-    parts = path.split(b"/")
-    for count in range(1, len(parts) + 1):
-        here = b"/".join(parts[:count]) or b"/"
-        if await sftp.exists(here) and not await sftp.isdir(here):
-            return here
-    return b""
-
-
-async def _cleaned(cleaning: Awaitable[None]) -> None:
-    """Clean up as well as can be, also when we are being cancelled, but not for ever."""
-
-    async def clean() -> None:
-        with contextlib.suppress(asyncssh.Error, OSError):
-            await cleaning
-
-    await asyncio.wait({asyncio.get_running_loop().create_task(clean())}, timeout=CLEANING_S)

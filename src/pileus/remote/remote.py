@@ -13,7 +13,7 @@ import asyncssh
 from pileus.errors import ConfigError, ConnectError
 from pileus.models import CommandResult
 from pileus.remote import commands, dialogue
-from pileus.remote.commands import Sink
+from pileus.remote.channel import Sink
 from pileus.remote.connections import Lease, Pool
 from pileus.remote.dial import Dialer, with_host_keys
 from pileus.remote.endpoint import Endpoint
