@@ -2,6 +2,7 @@ import asyncio
 import contextlib
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import psutil
 import pytest
 
 from pileus.errors import CommandError, ConfigError, ConnectError, UsageError
-from pileus.remote import Remote
+from pileus.remote import Remote, script
 
 from .places import eventually, until
 
@@ -419,3 +420,21 @@ async def test_closed_remote_refuses(place):
     with pytest.raises(UsageError):
         await remote.run("true")
     await remote.aclose()
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash", "dash", "fish", "csh", "tcsh", "zsh", "ksh"])
+@pytest.mark.parametrize("given", [None, b"in\nput"])
+def test_any_login_shell_passes_the_command_on(shell, given):
+    """What sshd does with the line, done here with shells that need not be anybody's login shell."""
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed on this machine")
+    command = "printf '%s|' 'a'\"'\"'b!c\\d' \"x\ny\" 'été' \"$((1 + 2))\" `echo tick` !! !x %s; cat; exit 3"
+    line = script.command_line(command) if given is None else script.fed_command_line(command, len(given))
+    with subprocess.Popen(
+        [shell, "-c", line], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
+        process.stdin.write(given or b"")
+        process.stdin.flush()
+        assert process.wait(60) == 3
+        process.stdin.close()
+        assert process.stdout.read().decode() == "a'b!c\\d|x\ny|été|3|tick|!!|!x|%s|" + (given or b"").decode()
