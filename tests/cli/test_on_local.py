@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import secrets
 import shlex
 import shutil
 import signal
@@ -33,7 +34,8 @@ def lab(pileus: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.setenv("PILEUS_LOCAL_DIR", str(trees))
     monkeypatch.setenv("PILEUS_LOCAL_HELPER_IDLE", "1")
     monkeypatch.setenv("PILEUS_LOCAL_OVERCOMMIT", "10000")  # other tests of this machine count too
-    monkeypatch.setenv("PILEUS_NAME", "lab")
+    # A deployment without a state is adopted by its name, so the name must be nobody else's on this machine.
+    monkeypatch.setenv("PILEUS_NAME", f"lab-{secrets.token_hex(4)}")
     yield pileus
     inside("teardown", "--yes")
     assert not trees.exists() or not list(trees.iterdir())
@@ -61,7 +63,8 @@ def servers() -> list[dict[str, Any]]:
 
 def existing() -> list[str]:
     """Names of the servers that the provider's own listing shows."""
-    return [item["name"] for item in json.loads(inside("audit", "--json")) if item["kind"] == "server"]
+    listed = json.loads(inside("audit", "--json"))
+    return [item["name"] for item in listed if item["kind"] == "server" and item["ours"]]
 
 
 def started(*words: str, work: Path) -> subprocess.Popen[bytes]:
