@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import stat
 import subprocess
 import sys
@@ -211,6 +212,28 @@ def test_destroying_lists_what_it_would_touch_and_refuses_where_nobody_can_be_as
         assert told.stdout == b""
     with Store.open(path, provider="local", resource_name="lab") as store:
         assert {server.status for server in store.servers()} == {"ready"}
+
+
+def test_destroying_asks_where_a_person_looks_and_no_means_no(home: Path) -> None:
+    path = fill([row(1)])
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [str(Path(sys.executable).with_name("pileus")), "destroy", "--all", "--name", "lab"],
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    said = b""
+    with os.fdopen(ours, "rb+", buffering=0) as terminal:
+        while b"[y/N]" not in said:
+            said += terminal.read(1000)
+        terminal.write(b"n\n")
+        out, _ = process.communicate(timeout=30)
+    assert row(1).name.encode() in said
+    assert (process.returncode, out) == (1, b"")
+    with Store.open(path, provider="local", resource_name="lab") as store:
+        assert [server.status for server in store.servers()] == ["ready"]
 
 
 def test_destroying_needs_a_name_or_all(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
