@@ -121,7 +121,8 @@ class Place:
         """The processes that serve connections (with asyncssh, the one process serves all)."""
         if self.kind != "openssh":
             return [psutil.Process(self.process.pid)]
-        return psutil.Process(self.process.pid).children()
+        # for an ordinary user's login there are two for each connection
+        return [child for child in psutil.Process(self.process.pid).children(recursive=True) if "sshd" in child.name()]
 
     def running(self, text):
         """What runs on this server with that in its command line."""
