@@ -269,12 +269,25 @@ def test_several_servers_at_once_have_their_own_numbers_results_and_the_worst_st
     assert existing() == []
 
 
-def test_two_jobs_at_once_do_not_take_each_others_server(lab: Command, tmp_path: Path) -> None:
-    jobs = [started("run", "-q", "hostname; sleep 0.3; echo done", work=tmp_path) for _ in range(2)]
-    outputs = [job.communicate(timeout=60) for job in jobs]
-    assert [job.returncode for job in jobs] == [0, 0], outputs
-    assert all(out.endswith(b"\ndone\n") for out, _ in outputs)
-    assert outputs[0][0] != outputs[1][0]
+def test_a_job_does_not_move_in_with_another_whose_server_will_be_destroyed(lab: Command, tmp_path: Path) -> None:
+    small = ("run", "-q", "--cores", "0.1", "--ram", "10M")
+    first = started(*small, "hostname; sleep 60", work=tmp_path)
+    assert first.stdout is not None
+    theirs = first.stdout.readline()
+    ours = lab(*small, "hostname")
+    assert (ours.returncode, ours.stderr) == (0, b"")
+    assert ours.stdout not in (b"", theirs)
+    assert existing() == [theirs.decode().strip()]
+    first.send_signal(signal.SIGINT)
+    first.communicate(timeout=60)
+    assert existing() == []
+
+
+def test_small_jobs_share_a_server_that_is_kept(lab: Command) -> None:
+    name = spawned()
+    small = ("run", "-q", "--cores", "0.1", "--ram", "10M", "--count", "1", "hostname")
+    jobs = [started(*small, work=Path.cwd()) for _ in range(2)]
+    assert [job.communicate(timeout=60)[0].decode().strip() for job in jobs] == [name, name]
 
 
 def test_a_server_lives_from_spawn_to_destroy(lab: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,6 +368,7 @@ def test_the_built_in_client_passes_input_output_and_status_on(lab: Command) -> 
     name = spawned()
     told = lab("ssh", "--built-in", name, "cat; echo err >&2; exit 5", stdin=b"in\xff")
     assert (told.returncode, told.stdout) == (5, b"in\xff")
+    assert servers()[0]["idle_s"] is not None
     assert b"err\n" in told.stderr
 
 
