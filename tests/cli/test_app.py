@@ -175,6 +175,29 @@ except KeyboardInterrupt as interrupt:
     assert b"interrupted" in err
 
 
+def test_what_goes_wrong_while_cleaning_up_after_an_interrupt_is_said() -> None:
+    program = """
+import asyncio
+from pileus.cli import loop
+from pileus.cli.progress import Progress
+
+async def work():
+    try:
+        print("working", flush=True)
+        await asyncio.sleep(60)
+    finally:
+        raise OSError("the cloud does not answer")
+
+loop.drive(work, Progress(quiet=True, live=False))
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"working\n"
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert b"warning: while cleaning up: the cloud does not answer" in err
+
+
 def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
     program = """
 import asyncio

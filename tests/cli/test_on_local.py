@@ -298,6 +298,7 @@ def test_a_server_lives_from_spawn_to_destroy(lab: Command, tmp_path: Path, monk
     assert told.returncode == 0, told.stderr.decode()
     made = json.loads(told.stdout)
     assert [server["ttd_s"] for server in made] == [3600, 3600]
+    assert [server["external"] for server in made] == [True, True]  # we are outside, and could not reach them else
     first, second = (server["name"] for server in made)
     assert lab("ssh", first, "cat there made").stdout == b"datamade\n"
     monkeypatch.chdir(work)

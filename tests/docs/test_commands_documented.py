@@ -31,7 +31,10 @@ def command(verb: str) -> click.Command:
 @pytest.mark.parametrize("verb", app.VERBS)
 def test_each_verb_is_documented_with_exactly_its_options(verb: str) -> None:
     options = {
-        name for parameter in command(verb).params if isinstance(parameter, click.Option) for name in parameter.opts
+        name
+        for parameter in command(verb).params
+        if isinstance(parameter, click.Option)
+        for name in (*parameter.opts, *parameter.secondary_opts)
     }
     assert documented(verb) == options - SHARED
 

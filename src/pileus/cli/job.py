@@ -15,7 +15,7 @@ from pileus.cli.invocation import Invocation
 from pileus.cli.output import Lines, Outlet, Pending
 from pileus.cli.progress import Progress
 from pileus.cli.quantities import show_duration
-from pileus.cli.servers import choose_flavor, deploy_if_needed, describe, wanted_size
+from pileus.cli.servers import choose_flavor, deploy_if_needed, describe, external_ip, wanted_size
 from pileus.cli.transfers import Pull, Push
 from pileus.errors import CommandError, PileusError, ServerFailedError
 
@@ -34,6 +34,7 @@ class Job:
         keep: leave a server that was spawned for this where it is.
         ttd: seconds of idleness after which a server that was spawned for this goes, should we not end it ourselves.
         new: spawn, even if there is room on a server that is there.
+        external_ip: whether a new server is reached from outside; None for as it is needed.
         pull_if_ok: bring results back only when the command ended with status 0.
         timeout: seconds that the command may take, None for as long as it likes.
     """
@@ -45,6 +46,7 @@ class Job:
     keep: bool = False
     ttd: float = 0.0
     new: bool = False
+    external_ip: bool | None = None
     pull_if_ok: bool = False
     timeout: float | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -166,7 +168,8 @@ class Runner:
         flavor = await choose_flavor(self._provider, settings)
         began = time.monotonic()
         self._progress.doing(f"spawning {flavor.name} ({describe(flavor)})")
-        server = await self._provider.spawn(settings.os, settings.user, flavor, settings.disk or 0, job.ttd)
+        external = external_ip(self._provider, job.external_ip)
+        server = await self._provider.spawn(settings.os, settings.user, flavor, settings.disk or 0, job.ttd, external)
         try:
             if not job.keep:
                 room = (flavor.cores, flavor.ram, server.disk)

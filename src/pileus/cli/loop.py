@@ -29,8 +29,10 @@ def drive(work: Callable[[], Awaitable[T]], progress: Progress) -> T:
     with asyncio.Runner() as runner:
         try:
             result = runner.run(_watched(work, received, progress))
-        except BaseException:
+        except BaseException as problem:
             if received:
+                if isinstance(problem, Exception):  # not the cancelling itself: something went wrong after it
+                    progress.warn(f"while cleaning up: {problem}")
                 raise Interrupted(received[0]) from None
             raise
     if received:

@@ -154,6 +154,15 @@ def _setting(flag: str, key: str, kind: click.ParamType[Any] | None, text: str) 
     return click.option(flag, key, type=kind, metavar=metavar, callback=_remember(key), expose_value=False, help=text)
 
 
+def external_ip_option(command: F) -> F:
+    """`--external-ip`, for verbs that spawn; None where nothing is said."""
+    return click.option(
+        "--external-ip/--no-external-ip",
+        default=None,
+        help="An address that is reached from outside [default: if there are such, and we are outside].",
+    )(command)
+
+
 def json_option(command: F) -> F:
     """`--json`, for verbs whose output scripts read."""
     return click.option("--json", "as_json", is_flag=True, help="Write JSON to standard output.")(command)

@@ -13,7 +13,7 @@ import click
 
 from pileus.cli import transfers
 from pileus.cli.invocation import Invocation
-from pileus.cli.parameters import DURATION, size_options, verb
+from pileus.cli.parameters import DURATION, external_ip_option, size_options, verb
 from pileus.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ FOREVER = "forever"
 @click.option(
     "--ttd", type=DURATION, help="Idle time after which a new server goes, whatever happens to us [default: 2m]."
 )
+@external_ip_option
 @click.option("--new", is_flag=True, help="Use a new server even if there is room on one.")
 @click.option(
     "--count", "-n", type=click.IntRange(1), default=1, metavar="N", help="Run it on N servers at once [default: 1]."
@@ -85,6 +86,7 @@ def run_command(invocation: Invocation, command: tuple[str, ...], use_stdin: boo
         keep=keep,
         ttd=ttd,
         new=options["new"],
+        external_ip=options["external_ip"],
         pull_if_ok=options["pull_if_ok"],
         timeout=options["timeout"],
         environment=read_variables(options["variables"]),

@@ -11,7 +11,15 @@ import click
 
 from pileus.cli import listing, local_view, render, transfers
 from pileus.cli.invocation import Invocation
-from pileus.cli.parameters import DURATION, complete_server, json_option, size_options, verb, yes_option
+from pileus.cli.parameters import (
+    DURATION,
+    complete_server,
+    external_ip_option,
+    json_option,
+    size_options,
+    verb,
+    yes_option,
+)
 from pileus.cli.quantities import show_duration, show_megabytes
 from pileus.errors import ConfigError, PileusError, ServerGoneError, SpawnError
 
@@ -27,6 +35,11 @@ DEFAULT_RAM_MB = 512
 def describe(flavor: Flavor) -> str:
     """A flavor's size in a few words."""
     return f"{flavor.cores} core{'s' * (flavor.cores != 1)}, {show_megabytes(flavor.ram)}"
+
+
+def external_ip(provider: AsyncProvider, said: bool | None) -> bool:
+    """Whether new servers get an address that is reached from outside: as was said, or as we need it to reach them."""
+    return said if said is not None else provider.capabilities.external_ips and not provider.in_cloud
 
 
 async def choose_flavor(provider: AsyncProvider, settings: Settings) -> Flavor:
@@ -85,7 +98,7 @@ async def server_of(provider: AsyncProvider, server_id: str) -> AsyncServer:
 @size_options
 @click.option("--count", "-n", type=click.IntRange(1), default=1, metavar="N", help="How many [default: 1].")
 @click.option("--ttd", type=DURATION, help="Idle time after which each is destroyed: 90, 10m, 2h, 1d [default: never].")
-@click.option("--external-ip", is_flag=True, help="Give each an address that is reached from outside.")
+@external_ip_option
 @click.option(
     "--max-lifetime", type=DURATION, default=0, help="Age past which each may be destroyed even in use [default: none]."
 )
@@ -140,7 +153,7 @@ def spawn_command(invocation: Invocation, as_json: bool, **options: Any) -> None
             flavor,
             settings.disk or 0,
             ttd,
-            options["external_ip"],
+            external_ip(provider, options["external_ip"]),
             timeout=options["timeout"],
             max_lifetime=options["max_lifetime"],
         )
