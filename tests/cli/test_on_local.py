@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from pileus.cli import app
+from pileus.cli import app, local_view, settings
 from pileus.drivers.base import Call
 from pileus.drivers.local import LocalDriver
 
@@ -371,6 +371,14 @@ def test_the_built_in_client_passes_input_output_and_status_on(lab: Command) -> 
     assert (told.returncode, told.stdout) == (5, b"in\xff")
     assert servers()[0]["idle_s"] is not None
     assert b"err\n" in told.stderr
+
+
+@pytest.mark.parametrize("words", [["--os", "nope"], ["--cores", "100000"], ["--flavor", "nope"]])
+def test_what_the_provider_does_not_offer_is_refused_before_anything_is_made(lab: Command, words: list[str]) -> None:
+    told = lab("run", *words, "true")
+    assert told.returncode == 3
+    assert b"try: " in told.stderr
+    assert local_view.look(settings.load({})) is None
 
 
 def test_no_output_of_any_verb_has_a_secret(lab: Command) -> None:

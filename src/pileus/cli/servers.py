@@ -187,8 +187,12 @@ def fail_with(problems: Sequence[PileusError], progress: Progress) -> None:
 
 
 async def deploy_if_needed(provider: AsyncProvider, invocation: Invocation) -> None:
-    """Deploy with the defaults where that was not done."""
+    """Deploy with the defaults where that was not done; first refuse a flavor or an image that there is not."""
+    from pileus.policy import images
+
     if not provider.deployed:
+        await choose_flavor(provider, invocation.settings)
+        images.find(await provider.images(), invocation.settings.os)
         invocation.progress.doing(f"deploying {provider.resource_name} on {provider.name}")
         await provider.deploy()
 
