@@ -47,11 +47,13 @@ def make_host_key(target: BootTarget) -> str:
 
     Repeated, it makes another in its place; the key in force stays what it is.
     """
+    modes = "" if target.root else ' && chmod 600 "$key" && chmod 644 "$key.pub"'
     script = f"""\
 umask 077
 key={quote(Paths(target).next_host_key)}
 {shell.keygen(target)}\
-rm -f "$key" "$key.pub" && keygen "$key" >&2 && chmod 600 "$key" && chmod 644 "$key.pub" && cat "$key.pub"
+if [ -e "$key" ] || [ -e "$key.pub" ]; then rm -f "$key" "$key.pub" || exit 1; fi
+keygen "$key" >&2{modes} && {shell.show_line(target, '"$key.pub"')}
 """
     return shell.as_root(target, script)
 
@@ -75,7 +77,7 @@ if [ -e "$next.pub" ]; then
   if [ -e "$next" ]; then mv -f "$next" "$key" || exit 1; fi
   mv -f "$next.pub" "$key.pub" && : >"$switched" || exit 1
 fi
-reload_sshd >&2 && cat "$key.pub"
+reload_sshd >&2 && {shell.show_line(target, '"$key.pub"')}
 """
     return shell.as_root(target, script)
 

@@ -57,12 +57,17 @@ def power_off(target: BootTarget) -> str:
 def keygen(target: BootTarget) -> str:
     """Define `keygen`, which makes an ed25519 key pair at `$1` and `$1.pub`."""
     command = target.keygen or 'ssh-keygen -q -t ed25519 -N "" -C pileus -f "$1" </dev/null'
-    return _function("keygen", command, ' "$1"')
+    return _function("keygen", command)
 
 
-def _function(name: str, command: str, argument: str = "") -> str:
-    """A function that runs a command of the target's in a shell of its own, which that command may leave or change."""
-    return f"{name}() {{\n  sh -c {quote(command)} pileus{argument}\n}}\n"
+def show_line(target: BootTarget, path: str) -> str:
+    """Print the only line of a file; in a tree without starting a program for it."""
+    return f'read -r line <{path} && printf "%s\\n" "$line"' if target.root else f"cat {path}"
+
+
+def _function(name: str, command: str) -> str:
+    """A function that runs a command of the target's in a subshell, which that command may leave or change."""
+    return f"{name}() {{\n(\n{command}\n)\n}}\n"
 
 
 def as_root(target: BootTarget, script: str) -> str:

@@ -26,6 +26,7 @@ MARK = "pileus-process"
 """Begins the line in which a streaming command tells its process id."""
 
 _SAFE = frozenset(range(0x20, 0x7F)) - frozenset(b"'\\!")
+_FOLDED = tuple(chr(byte) if byte in _SAFE else f"\\0{byte:03o}" for byte in range(256))
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 # Sets `p` to our pid if /proc is there and is that of our own process namespace, and `g` to our process group.
@@ -99,7 +100,7 @@ def fold(text: str | bytes) -> str:
     data = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
     if b"\0" in data:
         raise ConfigError("a command cannot have a NUL character in it", setting="command")
-    return "".join(chr(byte) if byte in _SAFE else f"\\0{byte:03o}" for byte in data)
+    return "".join(map(_FOLDED.__getitem__, data))
 
 
 def with_environment(command: str, environment: Mapping[str, str] | None) -> str:

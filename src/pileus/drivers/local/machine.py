@@ -101,6 +101,9 @@ class Machine:
             max_pktsize=_PACKET,
             backlog=1024,
         )
+        (trees.requests(self._tree) / "serving").touch()
+        self._load_key()  # whoever changed it before that file was there did not ask
+        self._keep_spare()
         await asyncio.Event().wait()
 
     # --- the boot script ---
@@ -183,6 +186,14 @@ class Machine:
                 ask.with_name("failed" + ask.suffix).write_text(f"{problem}\n")
             wish.unlink(missing_ok=True)
             ask.unlink(missing_ok=True)
+        self._keep_spare()
+
+    def _keep_spare(self) -> None:
+        """Have a fresh key ready for whoever asks for one: then nobody needs to wait for it."""
+        spare = trees.requests(self._tree) / "spare"
+        with contextlib.suppress(OSError):
+            if not spare.exists() or not spare.stat().st_size:
+                self._write_key(spare)
 
 
 class Gate(asyncssh.SSHServer):

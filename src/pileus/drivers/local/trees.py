@@ -143,9 +143,22 @@ while [ -e ask.$$ ]; do
 done
 if [ -e failed.$$ ]; then cat failed.$$ >&2; rm -f failed.$$; exit 1; fi
 """
+# The server keeps a fresh key ready. Whoever takes it copies it without starting a program, and leaves the file empty; only where
+# it is empty is the server asked for another, and waited for.
 _KEYGEN = """\
+if [ -s {place}/spare ] && [ -s {place}/spare.pub ]; then
+  for half in '' .pub; do
+    while IFS= read -r line; do printf '%s\\n' "$line"; done <{place}/spare$half >"$1$half" || exit 1
+  done
+  : >{place}/spare && read -r pid <{place}/sshd.pid && kill -HUP "$pid"
+  exit
+fi
 case $1 in /*) path=$1 ;; *) path=$PWD/$1 ;; esac
 printf '%s' "$path" >{place}/key.$$ || exit 1
+"""
+# A server that does not serve yet reads its key when it begins to.
+_RELOAD = """\
+[ -e {place}/serving ] || exit 0
 """
 
 
@@ -155,7 +168,7 @@ def boot_target(tree: Path) -> BootTarget:
     ask, keygen = _ASK.format(place=place), _KEYGEN.format(place=place)
     return BootTarget(
         root=str(tree),
-        keygen=f"(\n{keygen}{ask})",
-        reload_sshd=f"(\n{ask})",
+        keygen=keygen + ask,
+        reload_sshd=_RELOAD.format(place=place) + ask,
         power_off=f'kill -TERM "$(cat {place}/sshd.pid)"',
     )
