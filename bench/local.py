@@ -34,6 +34,8 @@ class BareFork:
     """Forks a plain SSH server for each request."""
 
     def __init__(self, public_key: str) -> None:
+        import asyncssh  # noqa: F401  (before the fork, as the provider's helper does)
+
         self.public_key = public_key
         self.pids: list[int] = []
 

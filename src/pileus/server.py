@@ -210,12 +210,14 @@ class AsyncServer:
         limit = READY_WITHIN_S if timeout is None else seconds(timeout, setting="timeout")
         script = post_creation_script.encode() if isinstance(post_creation_script, str) else post_creation_script
         async with self._using():
-            remote = await self._link.ready(limit)
+            remote = await self._link.ready(limit, final=not files and not script)
             if files:
                 await remote.copy_over(files)
             if script:
                 await self._run_script(script)
-        await self._change(script=script, config_files=files, status="ready")
+        made = {"script": script, "config_files": files, "status": "ready"}
+        if any(getattr(self._row, name) != value for name, value in made.items()):
+            await self._change(**made)
 
     async def _run_script(self, script: bytes) -> None:
         remote = await self._link.ready()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,14 @@ class Deployments:
     """Makes providers, and closes them."""
 
     def __init__(self, form: Any, save_path: Path) -> None:
+        # One of its own: tests that run beside this one would adopt what carries the same name and has no state.
+        self.name = f"table-{secrets.token_hex(3)}"
         self.form = form
         self.save_path = save_path
         self.made: list[Any] = []
 
-    def make(self, resource_name: str = "table", **more: Any) -> Any:
-        provider = self.form.provider_class("local", resource_name, self.save_path, **more)
+    def make(self, other_name: str = "", **more: Any) -> Any:
+        provider = self.form.provider_class("local", other_name or self.name, self.save_path, **more)
         self.made.append(provider)
         return provider
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -43,8 +44,9 @@ def standing(driver: LocalDriver) -> set[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_server_outlives_its_dead_controller_by_no_more_than_its_lease(home: Path) -> None:
-    dead, orphan = controller("dead", home / "state")
-    alive, held = controller("alive", home / "state")
+    names = [f"{word}-{secrets.token_hex(3)}" for word in ("dead", "alive")]
+    dead, orphan = controller(names[0], home / "state")
+    alive, held = controller(names[1], home / "state")
     driver = LocalDriver({})
     try:
         assert {orphan, held} <= standing(driver)
@@ -64,7 +66,7 @@ def test_a_server_outlives_its_dead_controller_by_no_more_than_its_lease(home: P
             process.wait()
             assert process.stdout is not None
             process.stdout.close()
-        for name in ("dead", "alive"):
+        for name in names:
             with Provider("local", name, home / "state") as provider:
                 provider.tear_down()
         assert not {orphan, held} & standing(driver)

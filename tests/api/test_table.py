@@ -76,7 +76,7 @@ def test_a_provider_is_a_context_manager_whose_end_destroys_nothing(
 
 
 def test_deploy_takes_a_config_or_its_fields_and_refuses_nonsense(deployments: Deployments, form: Any) -> None:
-    provider = deployments.make("deploy")
+    provider = deployments.make(f"{deployments.name}-deploy")
     with pytest.raises(BadCIDRError):
         form(provider.deploy(cidr="10.0.0.1/8"))
     with pytest.raises(ConfigError, match="not both"):
@@ -108,7 +108,7 @@ def test_key_and_servers_are_found_again_by_a_later_process_with_the_same_argume
 
 def test_resources_tell_name_key_and_servers_without_showing_the_key(provider: Any, server: Any) -> None:
     resources = provider.resources
-    assert resources.resource_name == "table"
+    assert resources.resource_name == provider.resource_name
     assert resources.private_key == provider.private_key
     assert list(resources.servers) == [server.id]
     assert "PRIVATE" not in repr(resources)
@@ -194,7 +194,7 @@ def test_spawn_gives_a_server_with_everything_that_the_document_has(provider: An
     assert server.ttd == 120.0
     assert server.is_head_node
     assert server.user_name == "somebody"
-    assert server.name.startswith("table-")
+    assert server.name.startswith(provider.resource_name + "-")
     assert server.ip == "127.0.0.1"
     assert server.ssh_port > 1024
     assert server.admin_pass == ""
@@ -466,7 +466,7 @@ def test_this_machine_is_a_server_too(provider: Any, form: Any, home: Path, tmp_
 
 
 def test_tear_down_ends_everything_and_may_be_repeated(deployments: Deployments, form: Any) -> None:
-    provider = deployments.make("torn")
+    provider = deployments.make(f"{deployments.name}-torn")
     form(provider.tear_down())
     form(provider.deploy())
     flavor = form(provider.cheapest_server_flavor(1, 1))

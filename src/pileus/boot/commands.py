@@ -61,21 +61,21 @@ keygen "$key" >&2{modes} && {shell.show_line(target, '"$key.pub"')}
 def switch_host_key(target: BootTarget) -> str:
     """Put the key that is aside in force, and print its public line; open connections stay.
 
-    The private half is moved before the public one, so that one that was interrupted can be told from one that is through,
-    and be taken up by the next. Repeated after success it only has sshd read the key again. It fails when no key was made.
+    The private half is moved before the public one is emptied, so that one that was interrupted can be told from one that is
+    through, and be taken up by the next. Repeated after success it only has sshd read the key again. It fails when no key was made.
     A real sshd reads its key some milliseconds after this returned, so both keys are to be expected until the new one was seen.
     """
     paths = Paths(target)
     script = f"""\
 key={quote(paths.host_key)} next={quote(paths.next_host_key)} switched={quote(paths.switched)}
 {shell.reload_sshd(target)}\
-if [ ! -e "$next.pub" ] && [ ! -e "$switched" ]; then
+if [ ! -s "$next.pub" ] && [ ! -e "$switched" ]; then
   echo 'no new host key was made on this server' >&2
   exit 1
 fi
-if [ -e "$next.pub" ]; then
+if [ -s "$next.pub" ]; then
   if [ -e "$next" ]; then mv -f "$next" "$key" || exit 1; fi
-  mv -f "$next.pub" "$key.pub" && : >"$switched" || exit 1
+  read -r line <"$next.pub" && printf '%s\\n' "$line" >"$key.pub" && : >"$switched" && : >"$next.pub" || exit 1
 fi
 reload_sshd >&2 && {shell.show_line(target, '"$key.pub"')}
 """

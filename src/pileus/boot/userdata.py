@@ -196,7 +196,7 @@ def render(plan: BootPlan) -> bytes:
             "",
             *parts,
             _SENTINEL,
-            'mkdir -p "$run" "$root/etc/ssh"',
+            'if [ ! -d "$run" ] || [ ! -d "$root/etc/ssh" ]; then mkdir -p "$run" "$root/etc/ssh"; fi',
             *(f"step {name}" for name in steps),
             'if [ "$failed" = no ]; then step sentinel; fi',
             '[ "$failed" = no ]',

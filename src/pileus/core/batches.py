@@ -8,19 +8,25 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-LINGER_S = 0.002
-"""How long the first one waits for others; as long again while more keep coming."""
 LINGER_TIMES = 20
+"""How often the first one waits for others, as long as more keep coming."""
+TURNS = 5
+"""How many turns of the event loop count as one wait, where no time is waited."""
 
 
 class Batcher(Generic[T]):
     """Collects items and hands them to `send` in batches of at most `size`.
 
     `send` must not raise: whoever gave an item learns its outcome in another way.
+
+    Args:
+        linger_s: how long the first one waits for others; for 0, a few turns of the event loop, which is enough for those that
+            are asked for in one go.
     """
 
-    def __init__(self, size: int, send: Callable[[Sequence[T]], Awaitable[None]]) -> None:
+    def __init__(self, size: int, send: Callable[[Sequence[T]], Awaitable[None]], *, linger_s: float) -> None:
         self._size = size
+        self._linger_s = linger_s
         self._send = send
         self._queue: list[T] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -46,7 +52,8 @@ class Batcher(Generic[T]):
     async def _collect(self) -> None:
         for _ in range(LINGER_TIMES):
             before = len(self._queue)
-            await asyncio.sleep(LINGER_S)
+            for _ in range(1 if self._linger_s else TURNS):
+                await asyncio.sleep(self._linger_s)
             if len(self._queue) == before or len(self._queue) >= self._size:
                 break
         while self._queue:

@@ -52,7 +52,7 @@ class Clearing:
         self._cloud = cloud
         self._journal = journal
         self._watcher = watcher
-        self._batcher = Batcher(cloud.driver.capabilities.max_batch, self._send)
+        self._batcher = Batcher(cloud.driver.capabilities.max_batch, self._send, linger_s=0.002)
 
     async def listing(self) -> Listing:
         """What the cloud shows of this deployment, now."""

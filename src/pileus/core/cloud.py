@@ -279,13 +279,20 @@ class _Cached(Generic[T]):
         self._fetch = fetch
         self._value: T | None = None
         self._until = 0.0
-        self._lock = asyncio.Lock()
+        self._fetching: asyncio.Future[T] | None = None
 
     async def get(self, *, fresh: bool) -> T:
-        asked = self._clock.monotonic()
-        async with self._lock:
-            fetched = self._until - CATALOGUE_AGE_S
-            if self._value is None or asked >= self._until or (fresh and fetched < asked):
-                self._value = await self._fetch()
-                self._until = self._clock.monotonic() + CATALOGUE_AGE_S
+        if self._value is not None and not fresh and self._clock.monotonic() < self._until:
             return self._value
+        if self._fetching is None:
+            self._fetching = asyncio.ensure_future(self._fetch_it())
+        # Shielded: whoever gives up does not take it from the others, who all go on in the same turn of the loop.
+        return await asyncio.shield(self._fetching)
+
+    async def _fetch_it(self) -> T:
+        try:
+            self._value = await self._fetch()
+            self._until = self._clock.monotonic() + CATALOGUE_AGE_S
+            return self._value
+        finally:
+            self._fetching = None

@@ -170,17 +170,26 @@ class Journal:
         """Write outcomes down in one commit."""
         await self.store.write(lambda s: s.settle(outcomes))
 
-    async def accept(self, settled: Sequence[Settled]) -> None:
-        """The same for servers that begin to boot: while they do, this session uses them, so that they are not taken for idle."""
+    async def accept(self, settled: Sequence[Settled]) -> dict[str, ServerRow]:
+        """The same for servers that begin to boot: while they do, this session uses them, so that they are not taken for idle.
+
+        Returns:
+            Their rows by id, as they were recorded (the first external one became the head node).
+        """
         session = await self.session()
 
-        def write(store: Store) -> None:
+        def write(store: Store) -> dict[str, ServerRow]:
             store.settle(settled)
+            rows = {}
             for outcome in settled:
+                row = store.server(outcome.server.id) if outcome.server is not None else None
+                if row is not None:
+                    rows[row.id] = row
                 if outcome.server is not None and outcome.server.ttd_s and outcome.server.idle_since is None:
                     store.begin_use(outcome.server.id, session)
+            return rows
 
-        await self.store.write(write)
+        return await self.store.write(write)
 
     async def event(self, kind: str, subject: str, **detail: Any) -> None:
         """Remember that something happened."""

@@ -57,8 +57,12 @@ class Link:
         """Whether there is an open connection."""
         return self._remote is not None and self._remote.connected
 
-    async def ready(self, timeout: float | None = None) -> Remote:
+    async def ready(self, timeout: float | None = None, *, final: bool = False) -> Remote:
         """The server's `Remote`, once its boot is over and only its own host key is trusted.
+
+        Args:
+            timeout: seconds; a default for servers that boot, and for those that have, when None.
+            final: nothing is left to do before the server is called ready.
 
         Raises:
             ServerFailedError: its boot failed.
@@ -73,7 +77,7 @@ class Link:
                 return self._remote
             row = await self._fresh()
             if row.boot_key:
-                await self._boot(row, timeout or BOOT_WITHIN_S)
+                await self._boot(row, timeout or BOOT_WITHIN_S, final=final)
             else:
                 await self._reconnect(row, timeout or CONNECT_WITHIN_S)
             self._ready = True
@@ -149,7 +153,7 @@ class Link:
             remote.trust(newer.host_keys)
             await remote.connect(timeout)
 
-    async def _boot(self, row: ServerRow, timeout: float) -> None:
+    async def _boot(self, row: ServerRow, timeout: float, *, final: bool) -> None:
         started = self._core.clock.monotonic()
         remote = self._make(row)
         named = {"server_id": row.id, "server_name": row.name}
@@ -178,7 +182,8 @@ class Link:
             await self._boot_failed(row, ended.stdout + ended.stderr, left)
         if not ended.ok:
             raise ServerFailedError(f"server {row.name} did not take its new host key: {ended.stderr}", **named)
-        await self._record(row, host_keys=(said,), boot_key=False)
+        done = {"status": "ready"} if final else {}
+        await self._record(row, host_keys=(said,), boot_key=False, **done)
         remote.trust((said,))
 
     async def _reach(self, remote: Remote, row: ServerRow, timeout: float) -> None:

@@ -148,7 +148,7 @@ class _Here:
     def __init__(self, remote: LocalRemote) -> None:
         self._remote = remote
 
-    async def ready(self, timeout: float | None = None) -> LocalRemote:
+    async def ready(self, timeout: float | None = None, *, final: bool = False) -> LocalRemote:
         return self._remote
 
     async def aclose(self) -> None:

@@ -100,7 +100,7 @@ class Spawner:
         self._journal = journal
         self._watcher = watcher
         self._destroy = destroy
-        self._batcher = Batcher(cloud.driver.capabilities.max_batch, self._ask)
+        self._batcher = Batcher(cloud.driver.capabilities.max_batch, self._ask, linger_s=0.0)
         self._tasks: set[asyncio.Task[None]] = set()
         self.timeouts = waiting.SpawnTimeout()
 
@@ -313,10 +313,9 @@ class Spawner:
             else:
                 settled.append(Settled(ticket.intent_id, "failed", detail=problem.args[0]))
                 refused.append((ticket, problem))
-        if settled:
-            await self._journal.accept(settled)
+        recorded = await self._journal.accept(settled) if settled else {}
         for ticket, row in accepted:
-            self._tell(ticket, row)
+            self._tell(ticket, recorded.get(row.id, row))
         for ticket, problem in refused:
             await self._drop_parts(ticket)
             ticket.accepted.set_exception(problem)
@@ -344,8 +343,8 @@ class Spawner:
             found = await self._watcher.wait(ticket.intent_id, judge)
             if isinstance(found, ServerRecord):
                 row = self._journal.server_row(ticket, found)
-                await self._journal.accept([Settled(ticket.intent_id, "done", found.id, server=row)])
-                self._tell(ticket, row)
+                recorded = await self._journal.accept([Settled(ticket.intent_id, "done", found.id, server=row)])
+                self._tell(ticket, recorded.get(row.id, row))
                 return
             await self._journal.settle([Settled(ticket.intent_id, "failed", detail="never listed")])
             await self._drop_parts(ticket)

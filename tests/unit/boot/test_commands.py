@@ -66,7 +66,9 @@ def test_a_made_host_key_is_kept_aside_until_it_is_switched_to(tree_in_each_shel
     assert (key.read_text(), stat.S_IMODE(key.stat().st_mode)) == ("private-1\n", 0o600)
     assert key.with_suffix(".pub").read_text() == "public-1\n"
     assert tree.path("reloads").read_text() == PRIVATE_KEY + "private-1\n"
-    assert sorted(path.name for path in key.parent.iterdir()) == [key.name, f"{key.name}.pub"]
+    aside = key.with_name(f"{key.name}.pileus-next.pub")
+    assert sorted(path.name for path in key.parent.iterdir()) == [key.name, aside.name, f"{key.name}.pub"]
+    assert aside.read_text() == ""
 
 
 def test_making_again_makes_another_key(tree: Tree) -> None:
