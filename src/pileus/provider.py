@@ -578,9 +578,10 @@ class AsyncProvider:
                     return server
         server = await self.spawn(os, os_user, flavor, disk_gb, ttd, external_ip, timeout=timeout)
         try:
-            await server.wait_until_ready(timeout=timeout)
+            # Before it is ready, and so before any other process takes it for one with room.
             if not await server.allocate(cores, ram_mb, disk_gb):
                 raise UsageError(f"server {server.name} was taken before it could be used")
+            await server.wait_until_ready(timeout=timeout)
         except BaseException:
             await asyncio.shield(self._core.start(self.destroy_server(server.id)))
             raise

@@ -360,7 +360,11 @@ class Journal:
             yield
 
     async def close(self) -> None:
-        """Close the file. The session's allocations are freed."""
+        """End the session, which frees what it holds, and close the file."""
+        if self._session:
+            session, self._session = self._session, ""
+            now = self._cloud.clock.monotonic()
+            await self.store.read(lambda s: s.end_session(session, now))
         await self.store.aclose()
 
 

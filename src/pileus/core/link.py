@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from pileus import boot
 from pileus.core.watcher import unseen
@@ -182,9 +183,13 @@ class Link:
             await self._boot_failed(row, ended.stdout + ended.stderr, left)
         if not ended.ok:
             raise ServerFailedError(f"server {row.name} did not take its new host key: {ended.stderr}", **named)
-        done = {"status": "ready"} if final else {}
-        await self._record(row, host_keys=(said,), boot_key=False, **done)
+        done: dict[str, Any] = {"status": "ready"} if final else {}
+        columns: dict[str, Any] = {"host_keys": (said,), "boot_key": False, **done}
+        self._take(replace(self._row(), **columns))
         remote.trust((said,))
+        # Not waited for: until it is on disk both keys are trusted, and whoever comes then finishes the change once more.
+        self._core.start(self._record(row, **columns))
+        await asyncio.sleep(0)  # it is in the state's queue now: whoever reads from here on sees it
 
     async def _reach(self, remote: Remote, row: ServerRow, timeout: float) -> None:
         """Connect; when that takes a while, see that the server still is one: a dead one is not waited for."""

@@ -151,7 +151,7 @@ def streamed_command_line(command: str) -> str:
 
 def dialogue_line(command: str) -> str:
     """Run a command whose standard input is the channel's, unwatched: it must end by itself when a read meets the end of it."""
-    return wire(_UNFOLD + 'exec /bin/sh -c "$c"', command)
+    return wire(_UNFOLD + 'eval "$c"', command)
 
 
 def watch_line(process_id: int) -> str:
