@@ -33,7 +33,7 @@ def table(figures: list[Figure]) -> str:
     """A Markdown table."""
     lines = ["| what | measured | to reach | | |", "|---|---|---|---|---|"]
     for figure in figures:
-        mark = "reached" if figure.reached else "**missed**"
+        mark = "" if figure.value != figure.value else "reached" if figure.reached else "**missed**"
         lines.append(
             f"| {figure.what} | {figure.value:.2f} {figure.unit} | at most {figure.limit:g} {figure.unit} | {mark} |"
             f" {figure.detail} |"

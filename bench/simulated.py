@@ -77,18 +77,28 @@ def figures(short: bool) -> list[Figure]:
         ),
         Figure("listings per second meanwhile", thousand["listings_per_s"], 1.0, "/s"),
         Figure("other driver calls per batch", thousand["calls_per_batch"], 2.0, "calls"),
-        Figure("CPU of a further server, 1,000 to 10,000 against 100 to 1,000", many["cpu_s"] / few["cpu_s"], 1.5, "x"),
+        Figure(
+            "CPU of a further server, 1,000 to 10,000 against 100 to 1,000",
+            _ratio(many["cpu_s"], few["cpu_s"]),
+            1.5,
+            "x",
+        ),
         Figure(
             "memory of a further server, 1,000 to 10,000 against 100 to 1,000",
-            many["memory_mb"] / few["memory_mb"],
+            _ratio(many["memory_mb"], few["memory_mb"]),
             1.5,
             "x",
         ),
     ]
 
 
+def _ratio(one: float, other: float) -> float:
+    """Not a number where there was too little to measure, as in the short form."""
+    return one / other if other > 0 else float("nan")
+
+
 def _marginal(rows: dict[int, dict[str, float]], low: int, high: int) -> dict[str, float]:
-    return {name: max(1e-9, rows[high][name] - rows[low][name]) / (high - low) for name in ("cpu_s", "memory_mb")}
+    return {name: (rows[high][name] - rows[low][name]) / (high - low) for name in ("cpu_s", "memory_mb")}
 
 
 if __name__ == "__main__":

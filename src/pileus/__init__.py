@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from pileus.blocking import Provider, Server
+    from pileus.blocking import Provider, Server, SSHClient
     from pileus.drivers.registry import all_env, maybe_env, required_env
     from pileus.errors import (
         AuthenticationError,
@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from pileus.server import AsyncServer
 
 _HOMES = {
-    "pileus.blocking": ("Provider", "Server"),
+    "pileus.blocking": ("Provider", "SSHClient", "Server"),
     "pileus.drivers.registry": ("all_env", "maybe_env", "required_env"),
     "pileus.models": (
         "AuditItem",
@@ -115,6 +115,7 @@ __all__ = [
     "RateLimitError",
     "RemoteError",
     "Resources",
+    "SSHClient",
     "Server",
     "ServerError",
     "ServerFailedError",

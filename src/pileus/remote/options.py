@@ -6,6 +6,7 @@ passwords, GSS. asyncssh makes a copy of the options for each connection; what i
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -31,6 +32,12 @@ _ALL_KEY_TYPES = (
     "rsa-sha2-256",
 )
 _ALGORITHMS_OF = {"ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256")}
+
+
+_log = logging.getLogger("asyncssh")
+if _log.level == logging.NOTSET:
+    # At INFO it writes down every command line, and what users pass as environment is in those.
+    _log.setLevel(logging.WARNING)
 
 
 class Gatekeeper(asyncssh.SSHClient):
