@@ -124,12 +124,18 @@ class AsyncProvider:
         self._resource_name = resource_name
         self._chosen_id = deployment_id
         self._path = state_path(name, resource_name, save_path)
-        store = Store.open(self._path, provider=name, resource_name=resource_name, busy_timeout_s=busy_timeout_s)
-        self._core = Core(driver, AsyncStore(store), self._path, resource_name, clock or SystemClock())
         self._rows: dict[str, ServerRow] = {}
         self._details: dict[str, str] = {}
-        self._core.journal.store.run_sync(self._read)
         self._closed = False
+        store = AsyncStore(
+            Store.open(self._path, provider=name, resource_name=resource_name, busy_timeout_s=busy_timeout_s)
+        )
+        try:
+            self._core = Core(driver, store, self._path, resource_name, clock or SystemClock())
+            store.run_sync(self._read)
+        except BaseException:
+            store.close()
+            raise
 
     def _read(self, store: Store) -> None:
         self._rows = {row.id: row for row in store.servers()}
