@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +14,10 @@ from pileus.state import locks
 
 LASTING = ("pileus-loop", "asyncio_", "pytest_timeout", "Dummy-")
 """Beginnings of names of threads that are the process's, not a test's: the one loop of the blocking form, asyncio's own pool."""
+
+
+FOR_ALL = ("asyncssh_server.py", "sshd")
+"""In the command lines of servers that are started once for all tests, and ended by their own fixture."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -45,6 +48,6 @@ def children() -> set[str]:
                 command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             except OSError:
                 continue
-            if command and not command.startswith((os.fsdecode(b"ruff"),)):
+            if command and not any(word in command for word in FOR_ALL):
                 found.add(f"{pid} {command[:200]}")
     return found

@@ -195,13 +195,15 @@ class AsyncProvider:
         """The first server with an external address, or None; as last known."""
         for row in self._rows.values():
             if row.is_head_node and row.status in ("spawned", "ready"):
-                return self._core.server(self, row)
+                return self._core.server(self, row, fresh=False)
         return None
 
     @property
     def resources(self) -> Resources[AsyncServer]:
         """What the deployment made, as last known."""
-        servers = {row.id: self._core.server(self, row) for row in self._rows.values() if _shown(row, False)}
+        servers = {
+            row.id: self._core.server(self, row, fresh=False) for row in self._rows.values() if _shown(row, False)
+        }
         return Resources(self._resource_name, dict(self._details), self.private_key, servers)
 
     def is_no_hardware(self, error: BaseException) -> bool:
@@ -214,11 +216,12 @@ class AsyncProvider:
         return f"<{type(self).__name__} {self._name} {self._resource_name!r} {self.deployment_id or 'not deployed'}>"
 
     def _repr_html_(self) -> str:
+        servers = [self._core.server(self, row, fresh=False) for row in self._rows.values()]
         rows = "".join(
-            f"<tr><td>{html.escape(row.name)}</td><td>{html.escape(str(row.flavor.get('name', '')))}</td>"
-            f"<td>{html.escape(row.ip)}:{row.ssh_port}</td><td>{html.escape(row.status)}</td></tr>"
-            for row in self._rows.values()
-            if row.status != "destroyed"
+            f"<tr><td>{html.escape(server.name)}</td><td>{html.escape(server.flavor.name)}</td>"
+            f"<td>{html.escape(server.ip)}:{server.ssh_port}</td><td>{html.escape(server._row.status)}</td></tr>"
+            for server in servers
+            if not server.destroyed
         )
         title = f"{html.escape(self._name)}: {html.escape(self._resource_name)}"
         head = "<tr><th>server</th><th>flavor</th><th>address</th><th>state</th></tr>"
@@ -273,7 +276,7 @@ class AsyncProvider:
             wanted = config or DeployConfig(**fields)
         except TypeError as problem:
             raise ConfigError(f"deploy: {problem}", setting="config") from None
-        async with core.journal.operation("deploy", OPERATION_TIMEOUT_S):
+        async with core.journal.operation("deploy or tear-down", OPERATION_TIMEOUT_S):
             await deploying.deploy(core.cloud, core.journal, core.clearing, wanted, self._chosen_id)
         await self._refresh()
         core.idle.look()
@@ -290,7 +293,7 @@ class AsyncProvider:
             StateError: several deployments carry the name, and there is no state that tells which is meant.
         """
         core = self._open()
-        async with core.journal.operation("tear_down", OPERATION_TIMEOUT_S):
+        async with core.journal.operation("deploy or tear-down", OPERATION_TIMEOUT_S):
             if not await deploying.begin_tear_down(core.cloud, core.journal, self._chosen_id):
                 return
             rows = await core.journal.store.read(lambda s: s.servers())
@@ -522,6 +525,8 @@ class AsyncProvider:
         max_lifetime_s = seconds(max_lifetime, setting="max_lifetime")
         space.check_disk(disk_gb)
         _ = core.journal.deployment
+        if not isinstance(flavor, Flavor | str):
+            raise ConfigError(f"flavor must be a Flavor, or its id or name, not {flavor!r}", setting="flavor")
         chosen = flavor if isinstance(flavor, Flavor) else await self.server_flavor(flavor)
         try:
             image = image_policy.find(await self.images(), os)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import html
 import logging
@@ -15,6 +16,8 @@ from pileus.core.link import Link
 from pileus.core.naming import public
 from pileus.errors import (
     CommandError,
+    ConfigError,
+    ConnectError,
     PileusError,
     ServerFailedError,
     ServerGoneError,
@@ -267,6 +270,10 @@ class AsyncServer:
             ConnectError: the connection was lost; whether it ran to its end is not known.
         """
         limit = None if timeout is None else seconds(timeout, setting="timeout")
+        if not isinstance(cmd, str):
+            raise ConfigError(
+                f"run_cmd takes one line for a shell, not {cmd!r}", setting="cmd", hint="join words with shlex.join()"
+            )
         async with self._using():
             remote = await self._link.ready()
             return await remote.run(
@@ -356,10 +363,22 @@ class AsyncServer:
         """
         wanted = self._wanted(cores, ram_mb, disk_gb)
         session = await self._provider._core.journal.session()
-        taken = await self._provider._core.journal.store.write(lambda s: s.allocate(self.id, session, *wanted))
+        core = self._provider._core
+        writing = asyncio.ensure_future(core.journal.store.write(lambda s: s.allocate(self.id, session, *wanted)))
+        try:
+            taken = await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            core.start(self._give_back(writing, session, wanted))  # whoever is cancelled cannot know that it has room
+            raise
         if taken:
-            self._provider._core.allocated(self, 1)
+            core.allocated(self, 1)
         return taken
+
+    async def _give_back(self, writing: asyncio.Future[bool], session: str, wanted: tuple[int, int, int]) -> None:
+        core = self._provider._core
+        if await writing:
+            now = core.clock.monotonic()
+            await core.journal.store.write(lambda s: s.release(self.id, session, *wanted, now=now))
 
     @public
     async def release(self, cores: float, ram_mb: int, disk_gb: int) -> bool:
@@ -474,7 +493,20 @@ class AsyncServer:
                 f"server {self.name} was destroyed", server_id=self.id, server_name=self.name, hint="spawn another"
             )
         async with self._provider._core.uses.of(self._row):
-            yield
+            try:
+                yield
+            except ConnectError as problem:
+                await self._explain(problem)
+                raise
+
+    async def _explain(self, problem: ConnectError) -> None:
+        """A connection that was lost because another process destroyed the server is no riddle."""
+        self._take(await self._provider._core.journal.store.read(lambda s: s.server(self.id)))
+        if self.destroyed:
+            self._gone()
+            raise ServerGoneError(
+                f"server {self.name} was destroyed meanwhile", server_id=self.id, server_name=self.name
+            ) from problem
 
     async def _change(self, **columns: object) -> None:
         await self._provider._core.journal.change(self.id, **columns)

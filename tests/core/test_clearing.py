@@ -15,12 +15,15 @@ import pytest
 from pileus import (
     AsyncProvider,
     AuthenticationError,
+    ConfigError,
     NotFoundError,
+    PileusError,
+    ServerFailedError,
     StateError,
     TearDownError,
 )
 from pileus.drivers.base import TAG_DEPLOYMENT, TAG_NAME
-from pileus.testing.rules import DeleteEndsInError, Fail, Slow, SlowDelete
+from pileus.testing.rules import DeleteEndsInError, EndInError, Fail, Slow, SlowDelete
 from pileus.testing.simulator_process import SimulatorProcess
 
 from .conftest import Maker, SimulatedAccount
@@ -235,3 +238,118 @@ async def test_secrets_are_in_no_repr_and_no_log(provider: AsyncProvider, caplog
     secret = provider.private_key.splitlines()[2]
     assert secret not in shown
     assert "PRIVATE" not in shown
+
+
+async def test_a_tear_down_destroys_what_is_listed_even_if_the_state_believes_it_gone(
+    make: Maker, account: SimulatedAccount
+) -> None:
+    provider = make()
+    await provider.deploy()
+    first, second = await spawn(provider, 2)
+    for server_id in (first, second):
+        await provider._core.journal.store.write(lambda s, gone=server_id: s.claim_destroy(gone))
+        await provider._core.journal.store.write(lambda s, gone=server_id: s.mark_destroyed(gone))
+    assert await provider.servers(all=True) == {}
+    assert sorted(account.servers()) == sorted([first, second])
+    await provider.tear_down()
+    assert account.ours() == []
+
+
+async def test_what_is_shown_without_asking_is_as_new_as_the_servers_themselves(provider: AsyncProvider) -> None:
+    flavor = await provider.cheapest_server_flavor(1, 512)
+    server = await provider.spawn("", "", flavor, external_ip=True)
+    await server.gone_bad("its disk lies")
+    assert provider.resources.servers[server.id].permanent_problem == "its disk lies"
+    assert provider.head_node is not None
+    assert provider.head_node.permanent_problem == "its disk lies"
+    assert server.name in provider._repr_html_()
+    await server.destroy()
+    assert server.name not in provider._repr_html_()
+
+
+async def test_nonsense_is_refused_in_words(provider: AsyncProvider) -> None:
+    with pytest.raises(ConfigError, match="flavor must be"):
+        await provider.spawn("", "", None)  # type: ignore[arg-type]
+    server = await provider.spawn("", "", await provider.cheapest_server_flavor(1, 512))
+    with pytest.raises(ConfigError, match=r"shlex\.join"):
+        await server.run_cmd(["a", "b"])  # type: ignore[arg-type]
+
+
+async def test_a_tear_down_right_after_a_deploy_waits_for_the_listing_to_show_what_was_made(
+    make: Maker, account: SimulatedAccount
+) -> None:
+    account.cloud.listing_lag_s = 1.0
+    provider = make()
+    await provider.deploy()
+    await provider.tear_down()
+    assert account.ours() == []
+
+
+async def test_a_process_that_missed_a_tear_down_spawns_nothing_under_the_old_id(
+    make: Maker, account: SimulatedAccount
+) -> None:
+    late, other = make(), make()
+    await late.deploy()
+    await other.tear_down()
+    await other.deploy()
+    flavor = await late.cheapest_server_flavor(1, 512)
+    with pytest.raises(StateError, match="in its place"):
+        await late.spawn("", "", flavor)
+    assert account.servers() == []
+    server = await late.spawn("", "", flavor)
+    assert late.deployment_id == other.deployment_id
+    assert server.id in await other.servers(all=True)
+    await other.tear_down()
+    assert account.ours() == []
+
+
+async def test_a_state_deleted_while_in_use_is_noticed_before_anything_is_asked_for(
+    make: Maker, account: SimulatedAccount, tmp_path: Path
+) -> None:
+    provider = make()
+    await provider.deploy()
+    provider.state_path.unlink()
+    asked = account.cloud.counts["create_servers"]
+    with pytest.raises(StateError, match="deleted"):
+        await provider.spawn("", "", await provider.cheapest_server_flavor(1, 512))
+    assert account.cloud.counts["create_servers"] == asked
+    await provider.aclose()
+    again = make(save_path=tmp_path / "elsewhere")
+    await again.tear_down()
+    assert account.ours() == []
+
+
+async def test_the_key_of_a_deploy_that_died_early_goes_with_the_tear_down(make: Maker) -> None:
+    provider = make()
+    provider.private_key_path.write_text("a key of which nobody knows\n")
+    await provider.tear_down()
+    assert not provider.private_key_path.exists()
+
+
+async def test_an_error_while_cleaning_up_does_not_hide_the_first(
+    provider: AsyncProvider, account: SimulatedAccount
+) -> None:
+    account.cloud.add_rules(EndInError(nth=1, after_s=0.02, fault="the hypervisor broke"))
+    account.cloud.add_rules(*(Fail(operation="delete_servers", nth=n, error="AuthenticationError") for n in (1, 2)))
+    flavor = await provider.cheapest_server_flavor(1, 512)
+    with pytest.raises(ServerFailedError, match="hypervisor broke") as caught:
+        await provider.spawn("", "", flavor)
+    assert any("could not be destroyed" in note for note in caught.value.__notes__)
+
+
+async def test_closing_a_provider_ends_the_waiting_of_others_with_an_error(
+    make: Maker, account: SimulatedAccount
+) -> None:
+    account.cloud.boot_s = 60.0
+    provider = make()
+    await provider.deploy()
+    spawning = asyncio.create_task(provider.spawn("", "", await provider.cheapest_server_flavor(1, 512)))
+    while not account.servers():
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)
+    await provider.aclose()
+    with pytest.raises(PileusError):
+        await spawning
+    again = make()
+    await again.tear_down()
+    assert account.ours() == []

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from pileus import AsyncProvider, AsyncServer
 
@@ -122,3 +125,40 @@ async def test_a_server_gone_bad_takes_nothing_until_it_is_not(provider: AsyncPr
     assert server.permanent_problem == "its disk lies"
     assert not await server.not_bad()
     assert server.is_bad
+
+
+async def test_a_state_that_is_busy_for_a_while_does_not_end_the_watching(
+    make: Maker, account: SimulatedAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider = AsyncProvider(
+        "simulator",
+        "lab-1",
+        make().state_path.with_name("busy"),
+        settings={"cloud": account.name, "poll_interval_s": "0.03"},
+        busy_timeout=0.1,
+    )
+    monkeypatch.setattr("pileus.core.idle.LOOK_S", 0.3)
+    async with provider:
+        await provider.deploy()
+        server = await spawn(provider, 0.8)
+        with sqlite3.connect(provider.state_path) as other:
+            other.execute("BEGIN IMMEDIATE")
+            await asyncio.sleep(1.5)
+            other.rollback()
+        other.close()
+        assert await gone(account, server, 10.0)
+        await provider.tear_down()
+
+
+async def test_a_cancelled_use_or_allocation_leaves_the_server_free(
+    provider: AsyncProvider, account: SimulatedAccount
+) -> None:
+    server = await spawn(provider, 1.5)
+    for turns in range(6):
+        for work in (server.run_cmd("true"), server.allocate(1, 1, 0)):
+            task = asyncio.create_task(work)  # type: ignore[arg-type]
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+    assert await gone(account, server, 10.0)

@@ -37,7 +37,7 @@ class Provider:
     and waits for nothing that hangs.
 
     Args:
-        name: the driver: `local`, `openstack`, …
+        name: the provider: `local`, or any other whose driver is installed.
         resource_name: the deployment's name: letters, digits, `_`, `-` and spaces.
         save_path: the state is kept in `<save_path>.<resource_name>`; None for a file in the user's state directory.
         settings: the driver's own settings, before those of the environment.

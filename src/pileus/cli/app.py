@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import click
+from click.exceptions import NoArgsIsHelpError
 
 from pileus.cli import outcome
 from pileus.cli.invocation import Invocation
@@ -122,6 +123,9 @@ def run(arguments: list[str]) -> int:
         click.echo("pileus: interrupted" if cause else "pileus: nothing was done", err=True)
         return outcome.exit_status(cause) if isinstance(cause, KeyboardInterrupt) else outcome.GENERAL
     except click.ClickException as problem:
+        if isinstance(problem, NoArgsIsHelpError):
+            click.echo(problem.format_message(), err=True)
+            return problem.exit_code
         if isinstance(problem, click.UsageError) and problem.ctx is not None:
             click.echo(f"{problem.ctx.get_usage()}\n  try: {problem.ctx.command_path} --help", err=True)
         click.echo(f"pileus: error: {problem.format_message()}", err=True)

@@ -86,13 +86,20 @@ class Runner:
         except asyncio.CancelledError:
             self._outlet.give_up(1.0)
             if self.reader_left:
-                return outcome.BROKEN_PIPE
+                return self._unwritten()
             raise
         except BaseException:
             self._outlet.give_up(1.0)
             raise
         await self._outlet.wait()
-        return outcome.BROKEN_PIPE if self.reader_left else max(statuses)
+        return self._unwritten() if self.reader_left else max(statuses)
+
+    def _unwritten(self) -> int:
+        """The exit status when the output could not be written; quiet when it is just that nobody reads it any more."""
+        if self._outlet.problem is None:
+            return outcome.BROKEN_PIPE
+        self._progress.say(f"pileus: error: the output could not be written: {self._outlet.problem.strerror}")
+        return outcome.GENERAL
 
     async def _reported(self, index: int) -> int:
         """One of several: its failure is told at once, and the others go on."""

@@ -13,6 +13,9 @@ from pileus.cli.progress import Progress
 
 T = TypeVar("T")
 
+TOGETHER_S = 0.5
+"""Signals that come within so many seconds are one."""
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -44,12 +47,18 @@ async def _watched(work: Callable[[], Awaitable[T]], received: list[int], progre
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
 
+    first = 0.0
+
     def stop(number: int) -> None:
+        nonlocal first
         if received:
+            if loop.time() - first < TOGETHER_S:
+                return  # `timeout` and terminals signal a process and its group: that is one wish, not two
             progress.stop()
             progress.say("pileus: leaving at once; `pileus list` shows what is still there")
             os._exit(128 + received[0])
         received.append(number)
+        first = loop.time()
         progress.note("interrupted: cleaning up (once more to leave at once)")
         if task is not None:
             task.cancel()

@@ -25,7 +25,10 @@ class Outlet:
     """Writes pieces of output to file descriptors, on one thread. To be made and used on one event loop.
 
     Args:
-        on_closed: called once, on the loop, when a reader went away; what comes later is dropped.
+        on_closed: called once, on the loop, when nothing can be written any more; what comes later is dropped.
+
+    Attributes:
+        problem: why, when it was not just that the reader went away.
     """
 
     def __init__(self, on_closed: Callable[[], None]) -> None:
@@ -38,6 +41,7 @@ class Outlet:
         self._room.set()
         self._ending = False
         self.closed = False
+        self.problem: OSError | None = None
         self._thread = threading.Thread(target=self._run, name="pileus-output", daemon=True)
         self._thread.start()
 
@@ -79,8 +83,9 @@ class Outlet:
             if not self.closed:
                 try:
                     _write_all(*item)
-                except OSError:  # nobody reads any more, or the disk is full: either way the output is lost
+                except OSError as problem:  # nobody reads any more, or the disk is full: either way the output is lost
                     self.closed = True
+                    self.problem = None if isinstance(problem, BrokenPipeError) else problem
                     self._tell(self._on_closed)
             with self._lock:
                 self._waiting -= len(item[1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pileus.core.batches import Batcher
 from pileus.core.cloud import Cloud
@@ -64,10 +64,14 @@ class Clearing:
 
     # --- one server ---
 
-    async def destroy(self, server_id: str, intent_id: str = "") -> None:
+    async def destroy(self, server_id: str, intent_id: str = "", *, listed: bool = False) -> None:
         """Delete a server and all that was made for it, and wait until the cloud does not show it any more.
 
         May be repeated; a server that is gone is a success. Deletions that are asked for together go out together.
+
+        Args:
+            intent_id: of a server that is not on record.
+            listed: the cloud shows it, so it is deleted even if the state believes it gone.
 
         Raises:
             ServerTimeoutError: it is still there; it stays in the state as being destroyed.
@@ -80,7 +84,7 @@ class Clearing:
             return store.server(server_id)
 
         row = await self._journal.store.write(claim)
-        if row is not None and row.status == "destroyed":
+        if row is not None and row.status == "destroyed" and not listed:
             return
         name = row.name if row else server_id
         until = self._cloud.clock.monotonic() + GONE_WITHIN_S
@@ -144,7 +148,9 @@ class Clearing:
         Returns:
             what the cloud showed before anything was destroyed.
         """
+        await self._journal.refresh()
         now = self._journal.now_s()
+        lag = self._cloud.driver.capabilities.listing_lag_s
         listing = await self.listing()
         listed = {s.intent_id for s in listing.servers} | {r.intent_id for r in listing.resources}
 
@@ -152,6 +158,9 @@ class Clearing:
             intents = {intent.id: intent for intent in store.open_intents()}
             found = (store.intent(intent_id) for intent_id in listed - set(intents))
             intents |= {intent.id: intent for intent in found if intent is not None}
+            # Past its deadline nobody waits for an answer any more, whether its process lives or not.
+            late = [i for i in intents.values() if i.status == "open" and now > i.deadline + lag]
+            intents |= {intent.id: replace(intent, session="") for intent in late}
             rows = {row.id: row for row in store.servers(include_destroyed=True)}
             return _Known(intents, rows, store.live_sessions())
 
@@ -174,8 +183,10 @@ class Clearing:
                 await self._journal.settle([Settled(intent.id, "done", thing.id, resource=row)])
         await asyncio.gather(*(self._end_orphan(thing) for thing in settlement.orphans))
         await self._adopt_unknown(listing, known)
-        again = [r for r in listing.servers if r.id in known.rows and known.rows[r.id].status == "destroying"]
-        await asyncio.gather(*(self._try(self.destroy(record.id)) for record in again))
+        # What is being destroyed, or was thought to be gone: its secrets are forgotten, nobody can use it any more.
+        ended = ("destroying", "destroyed")
+        again = [r for r in listing.servers if r.id in known.rows and known.rows[r.id].status in ended]
+        await asyncio.gather(*(self._try(self.destroy(record.id, listed=True)) for record in again))
         await self._forget_gone(known.rows.values(), listing)
         await self._drop_lost_parts()
         return listing
@@ -194,7 +205,9 @@ class Clearing:
         is_server = isinstance(thing, ServerRecord)
         log.warning("destroying %s, which a process that died had asked for", thing.name)
         ended = await self._try(
-            self.destroy(thing.id, thing.intent_id) if isinstance(thing, ServerRecord) else self._delete_resource(thing)
+            self.destroy(thing.id, thing.intent_id, listed=True)
+            if isinstance(thing, ServerRecord)
+            else self._delete_resource(thing)
         )
         if ended:
             await self._journal.settle([Settled(thing.intent_id, "failed", detail="its process died")])
@@ -252,6 +265,7 @@ class Clearing:
         await self._journal.set_status("tearing-down")
         problems: dict[str, PileusError] = {}
         await self._wait_for_unresolved()
+        await self._wait_for_the_listing()
         await self._destroy_all(await self.listing(), problems)
         await self._delete_all_resources(problems)
         left = await self.listing()
@@ -259,9 +273,19 @@ class Clearing:
         if leftovers:
             raise _tear_down_error(leftovers, problems, self._cloud.driver.name)
 
+    async def _wait_for_the_listing(self) -> None:
+        """What was made a moment ago may be missing from the listings by which all that follows is done and proved."""
+        lag = self._cloud.driver.capabilities.listing_lag_s
+        newest = await self._journal.store.read(lambda s: s.newest_intent())
+        await self._cloud.clock.sleep(min(lag, max(0.0, newest + lag - self._journal.now_s())))
+
     async def _wait_for_unresolved(self) -> None:
-        """Requests of processes that live or died may still make something: wait until that is decided."""
+        """Requests of processes that live or died may still make something: wait until that is decided.
+
+        By the wall clock, as the deadlines of other processes are, but never longer than the longest of them can take.
+        """
         clock = self._cloud.clock
+        until = clock.monotonic() + self._journal.unresolved_for_s()
         while True:
             now = self._journal.now_s()
             intents, live = await self._journal.store.read(lambda s: (s.open_intents(), s.live_sessions()))
@@ -270,7 +294,10 @@ class Clearing:
             listing = await self.listing()
             seen = {s.intent_id for s in listing.servers} | {r.intent_id for r in listing.resources}
             lag = self._cloud.driver.capabilities.listing_lag_s
-            decided = [i for i in intents if (i.id in seen and i.session not in live) or now >= i.deadline + lag]
+            over = clock.monotonic() >= until
+            decided = [
+                i for i in intents if over or now >= i.deadline + lag or (i.id in seen and i.session not in live)
+            ]
             await self._journal.settle([Settled(i.id, "failed", detail="torn down") for i in decided])
             if len(decided) == len(intents):
                 return
@@ -283,31 +310,38 @@ class Clearing:
 
         async def destroy(server_id: str, intent_id: str) -> None:
             try:
-                await self.destroy(server_id, intent_id)
+                await self.destroy(server_id, intent_id, listed=server_id in listed)
             except PileusError as problem:
                 problems[server_id] = problem
+
+        listed = {record.id for record in listing.servers}
 
         await asyncio.gather(*(destroy(i, intent) for i, intent in ids.items() if i not in here))
 
     async def _delete_all_resources(self, problems: dict[str, PileusError]) -> None:
-        """In the driver's order, again and again while something still hangs on something else."""
+        """In the driver's order, again and again while something still hangs on something else.
+
+        What the state has and the listing does not show is asked to go too; a row is struck off once that was accepted.
+        """
         order = {kind: place for place, kind in enumerate(self._cloud.driver.deletion_order)}
-        servers_left = await self._cloud.list_servers(self._journal.deployment_id)
+        deployment_id = self._journal.deployment_id
+        servers_left = await self._cloud.list_servers(deployment_id)
         for attempt in range(1 if servers_left else RESOURCE_ROUNDS):
             if attempt:  # ports and the like vanish a moment after what they hung on
                 await self._cloud.clock.sleep(min(5.0, self._cloud.driver.capabilities.poll_interval_s * 2**attempt))
-            found = await self._cloud.list_resources(self._journal.deployment_id)
-            found = [resource for resource in found if not self._cloud.driver.needed_here(resource)]
-            if not found:
+            rows = await self._journal.store.read(lambda s: s.resources())
+            found = {row.id: as_resource(row, deployment_id) for row in rows}
+            found |= {resource.id: resource for resource in await self._cloud.list_resources(deployment_id)}
+            wanted = [resource for resource in found.values() if not self._cloud.driver.needed_here(resource)]
+            if not wanted:
                 break
-            for resource in sorted(found, key=lambda r: order.get(r.kind, -1)):
+            for resource in sorted(wanted, key=lambda r: order.get(r.kind, -1)):
                 try:
                     await self._cloud.delete_resource(resource, tries=1)
+                    await self._journal.forget_resource(resource)
                     problems.pop(resource.id, None)
                 except PileusError as problem:
                     problems[resource.id] = problem
-        for row in await self._journal.store.read(lambda s: s.resources()):
-            await self._journal.store.write(lambda s, r=row: s.forget_resource(r.kind, r.id))  # type: ignore[misc]
 
 
 def _named(things: Sequence[ServerRecord | Resource], cloud: Cloud) -> list[tuple[str, str]]:

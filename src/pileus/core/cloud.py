@@ -38,6 +38,7 @@ from pileus.errors import (
     QuotaError,
     RateLimitError,
     UnsupportedError,
+    UsageError,
 )
 from pileus.models import Flavor, Image, Quota
 
@@ -53,6 +54,7 @@ _FINAL = (
     NotFoundError,
     QuotaError,
     UnsupportedError,
+    UsageError,
 )
 """Errors that the same request will meet again."""
 
@@ -66,6 +68,7 @@ class Cloud:
     def __init__(self, driver: Driver, clock: Clock) -> None:
         self.driver = driver
         self.clock = clock
+        self._closed = False
         self._pools = {
             "look": DaemonPool("pileus-look", 4),
             "list": DaemonPool("pileus-list", 2),
@@ -77,6 +80,7 @@ class Cloud:
 
     def close(self) -> None:
         """Let go of threads and connections; does not wait for calls that hang."""
+        self._closed = True
         for pool in self._pools.values():
             pool.close()
         self.driver.close()
@@ -234,6 +238,8 @@ class Cloud:
         raise AssertionError("unreachable")
 
     async def _once(self, pool: str, operation: str, function: Callable[[Call], T], *, creates: bool = False) -> T:
+        if self._closed:
+            raise UsageError("the provider is closed", provider=self.driver.name, operation=operation)
         timeout = self.deadline_s()
         call = Call(f"req-{secrets.token_hex(8)}", time.monotonic() + timeout)
         where = {"provider": self.driver.name, "operation": operation, "request_id": call.request_id}

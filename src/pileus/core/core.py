@@ -10,7 +10,7 @@ import socket
 import weakref
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pileus.clock import Clock
 from pileus.core.clearing import Clearing
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pileus.provider import AsyncProvider
     from pileus.server import AsyncServer
 
+T = TypeVar("T")
 log = logging.getLogger("pileus")
 
 
@@ -50,14 +51,18 @@ class Core:
 
     # --- servers as objects ---
 
-    def server(self, provider: AsyncProvider, row: ServerRow) -> AsyncServer:
-        """The one object for this server in this process, with its row as it is now."""
+    def server(self, provider: AsyncProvider, row: ServerRow, *, fresh: bool = True) -> AsyncServer:
+        """The one object for this server in this process.
+
+        Args:
+            fresh: the row was just read; else the object may know a newer one.
+        """
         from pileus.server import AsyncServer
 
         known = self._servers.get(row.id)
         if known is None:
             known = self._servers[row.id] = AsyncServer(provider, row)
-        else:
+        elif fresh:
             known._take(row)
         return known
 
@@ -95,6 +100,17 @@ class Core:
         self._tasks.add(task)
         task.add_done_callback(self._done)
         return task
+
+    async def finish(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do something to its end even when whoever awaits it is cancelled meanwhile."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            raise
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

@@ -119,6 +119,7 @@ async def begin_tear_down(cloud: Cloud, journal: Journal, chosen: str) -> bool:
         return True
     deployment_id = await adoptable(cloud, journal.resource_name, chosen)
     if not deployment_id:
+        key_path(journal.path).unlink(missing_ok=True)  # of a deploy that died before anything else was on record
         return False
     log.warning("adopting deployment %s, of which there is no state, to tear it down", deployment_id)
     deployment = Deployment(

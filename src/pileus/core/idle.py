@@ -45,20 +45,32 @@ class Idle:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
+        rows: list[ServerRow] = []
         while True:
             self._wake.clear()
-            await self._core.journal.store.read(lambda s: s.drop_dead_sessions(self._core.clock.monotonic()))
-            rows = await self._core.journal.store.read(lambda s: s.servers())
-            rows = [row for row in rows if row.ttd_s and row.status in ("spawned", "ready")]
-            if not rows:
-                return
-            now = self._core.clock.monotonic()
-            for row in rows:
-                if idleness.is_idle(row, now, self._core.journal.boot_id) and not self._core.uses.any(row.id):
-                    await self._let_go(row, now)
-            self._renew(rows, now)
-            pause = idleness.next_look(rows, now, self._core.journal.boot_id)
+            try:
+                rows = await self._look()
+            except PileusError as problem:  # a state that is busy now is not for ever
+                log.warning("idle servers cannot be looked for, trying again: %s", problem)
+                pause = LOOK_S
+            else:
+                if not rows:
+                    return
+                pause = idleness.next_look(rows, self._core.clock.monotonic(), self._core.journal.boot_id)
+            self._renew(rows, self._core.clock.monotonic())
             await self._sleep(min(max(pause, 0.02), LOOK_S))
+
+    async def _look(self) -> list[ServerRow]:
+        """Let go what is idle; gives the servers that may ever be."""
+        store, clock = self._core.journal.store, self._core.clock
+        await store.read(lambda s: s.drop_dead_sessions(clock.monotonic()))
+        rows = [row for row in await store.read(lambda s: s.servers()) if row.ttd_s]
+        rows = [row for row in rows if row.status in ("spawned", "ready")]
+        now = clock.monotonic()
+        for row in rows:
+            if idleness.is_idle(row, now, self._core.journal.boot_id) and not self._core.uses.any(row.id):
+                await self._let_go(row, now)
+        return rows
 
     async def _sleep(self, seconds: float) -> None:
         sleeping = asyncio.ensure_future(self._core.clock.sleep(seconds))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -160,7 +160,17 @@ class Journal:
             quota_policy.check(quota, intended, wanted)
             quota_policy.check_max_servers(limit, len(servers) + len(pending), wanted.instances)
 
-        await self.store.write(lambda s: s.record_intents(intents, check))
+        await self._record(intents, check)
+
+    async def _record(
+        self, intents: Sequence[Intent], check: Callable[[Sequence[Intent], Sequence[ServerRow]], None] | None = None
+    ) -> None:
+        deployment_id = self.deployment.id
+        try:
+            await self.store.write(lambda s: s.record_intents(intents, check, deployment_id=deployment_id))
+        except StateError:
+            await self.refresh()
+            raise
 
     async def open_intents(self, kind: str | None = None) -> list[Intent]:
         """Intents without an outcome."""
@@ -219,7 +229,7 @@ class Journal:
         intent_id = names.intent_id()
         payload = {"spec": dict(spec), **({FOR_SERVER: server} if server else {})}
         intent = replace(self.new_intent(intent_id, kind, name, payload, self._cloud.deadline_s()), session=session)
-        await self.store.write(lambda s: s.record_intents([intent]))
+        await self._record([intent])
         tags = {**self.tags(intent_id), TAG_CREATED: self._cloud.clock.now().isoformat(timespec="seconds")}
         request = ResourceRequest(intent_id=intent_id, kind=kind, name=name, tags=tags, spec=spec)
         try:

@@ -39,6 +39,7 @@ from pileus.errors import (
     ServerFailedError,
     ServerGoneError,
     ServerTimeoutError,
+    UsageError,
 )
 from pileus.models import Flavor, Image
 from pileus.policy import names, waiting
@@ -148,12 +149,16 @@ class Spawner:
     # --- asking ---
 
     async def _ask(self, batch: Sequence[Ticket]) -> None:
+        outcomes: list[Outcome] = []
         try:
             requests = await self._prepare(batch)
             requests = await self._make_parts(batch, requests)
             outcomes = await self._cloud.create_servers(requests) if requests else []
             await self._settle({ticket.intent_id: ticket for ticket in batch}, requests, outcomes)
         except BaseException as problem:
+            made = [outcome.record.id for outcome in outcomes if outcome.record is not None]
+            if made:
+                self._start(self._drop(made))
             for ticket in batch:
                 if not ticket.accepted.done():
                     ticket.accepted.set_exception(
@@ -162,6 +167,13 @@ class Spawner:
                     ticket.accepted.exception()  # it may have nobody left to raise it to
             if not isinstance(problem, PileusError):
                 raise
+
+    async def _drop(self, server_ids: Sequence[str]) -> None:
+        """Delete servers that were made and could not be recorded; their intents stay open until a listing settles them."""
+        log.error("%d servers could not be recorded, and are deleted", len(server_ids))
+        for outcome in await self._cloud.delete_servers(server_ids):
+            if outcome.error is not None:
+                log.error("a server that could not be recorded is left: %s", outcome.error)
 
     async def _prepare(self, batch: Sequence[Ticket]) -> list[ServerRequest]:
         """Check quota and write the intents down, in one commit; then the requests."""
@@ -315,20 +327,23 @@ class Spawner:
                 refused.append((ticket, problem))
         recorded = await self._journal.accept(settled) if settled else {}
         for ticket, row in accepted:
-            self._tell(ticket, recorded.get(row.id, row))
+            if not ticket.accepted.done():
+                ticket.accepted.set_result(recorded.get(row.id, row))
+        for ticket, _ in accepted:
+            self._tell(ticket)
         for ticket, problem in refused:
             await self._drop_parts(ticket)
             ticket.accepted.set_exception(problem)
             ticket.accepted.exception()
 
-    def _tell(self, ticket: Ticket, row: ServerRow) -> None:
+    @staticmethod
+    def _tell(ticket: Ticket) -> None:
+        """Call back; whoever waits for the server comes later in this turn of the loop."""
         if ticket.on_accepted is not None:
             try:
                 ticket.on_accepted()
-            except Exception:  # a caller's defect must not cost the server
+            except (Exception, asyncio.CancelledError):  # a caller's defect must not cost the server
                 log.exception("the on_using_quota callback of %s failed", ticket.name)
-        if not ticket.accepted.done():
-            ticket.accepted.set_result(row)
 
     async def _look_for(self, ticket: Ticket, problem: PileusError) -> None:
         """A reply was lost: the server is ours if it is listed before the request's deadline and the listing's lag are over."""
@@ -344,7 +359,8 @@ class Spawner:
             if isinstance(found, ServerRecord):
                 row = self._journal.server_row(ticket, found)
                 recorded = await self._journal.accept([Settled(ticket.intent_id, "done", found.id, server=row)])
-                self._tell(ticket, recorded.get(row.id, row))
+                ticket.accepted.set_result(recorded.get(row.id, row))
+                self._tell(ticket)
                 return
             await self._journal.settle([Settled(ticket.intent_id, "failed", detail="never listed")])
             await self._drop_parts(ticket)
@@ -360,10 +376,15 @@ class Spawner:
                 record = await self._watcher.wait(row.intent_id, self._judge(ticket, row))
                 took_s = self._cloud.clock.monotonic() - ticket.asked_at
                 self.timeouts = self.timeouts.after(took_s, from_volume=bool(ticket.parts))
+        except UsageError:
+            raise  # the provider was closed: the server is on record, and whoever opens the deployment next has it
         except PileusError as problem:
             if isinstance(problem, ServerFailedError) and not problem.console:
                 problem = self._failed(row, problem, await self._cloud.console(row.id))
-            await self._destroy(row.id)
+            try:
+                await self._destroy(row.id)
+            except PileusError as second:
+                problem.add_note(f"It could not be destroyed either, and is left for the next tear-down: {second}")
             raise problem.within(self._cloud.driver.name, "spawn") from None
         if (row.ip, row.ssh_port) == (record.address, record.port) and record is ticket.running:
             return row  # it ran when it was accepted, and is on record as running

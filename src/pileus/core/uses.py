@@ -70,11 +70,13 @@ class Uses:
 
     async def _begin(self, row: ServerRow, use: _Use) -> None:
         if not use.written:
-            async with use.lock:
-                await self._write_begin(row, use)
+            # To its end even when we are cancelled: what is on disk and what we believe must not part.
+            await self._core.finish(self._write_begin(row, use))
 
     async def _write_begin(self, row: ServerRow, use: _Use) -> None:
-        if not use.written:
+        async with use.lock:
+            if use.written:
+                return
             session = await self._core.journal.session()
             if not await self._core.journal.store.write(lambda s: s.begin_use(row.id, session)):
                 raise ServerGoneError(
@@ -91,6 +93,10 @@ class Uses:
             if use.count or not use.written:
                 return
             use.written = False
-            session = await self._core.journal.session()
-            await self._core.journal.store.write(lambda s: s.end_use(server_id, session, use.ended))
+            try:
+                session = await self._core.journal.session()
+                await self._core.journal.store.write(lambda s: s.end_use(server_id, session, use.ended))
+            except BaseException:
+                use.written = True  # the next one's end will strike it off
+                raise
             self._core.idle.look()

@@ -15,10 +15,12 @@ from typing import Any, TypeVar, cast
 from pileus.clock import Clock
 from pileus.core.cloud import Cloud
 from pileus.drivers.base import ServerRecord
-from pileus.errors import AuthenticationError, PileusError, RateLimitError
+from pileus.errors import AuthenticationError, PileusError, RateLimitError, UsageError
 
 T = TypeVar("T")
 log = logging.getLogger("pileus.watcher")
+
+_CLOSED = "the provider was closed while a server was waited for"
 
 
 @dataclass(eq=False, slots=True)
@@ -42,6 +44,7 @@ class Watcher:
         self._waiters: set[_Waiter] = set()
         self._task: asyncio.Task[None] | None = None
         self._next = 0.0
+        self._closed = False
         self.asked_at = 0.0
         """When the newest listing was asked for, by the clock's `monotonic`."""
 
@@ -51,6 +54,8 @@ class Watcher:
         Raises:
             Exception: whatever `judge` raises, or `AuthenticationError` when listing is not allowed any more.
         """
+        if self._closed:
+            raise UsageError(_CLOSED)
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         waiter = _Waiter(key, judge, future)
         self._waiters.add(waiter)
@@ -62,9 +67,11 @@ class Watcher:
             self._waiters.discard(waiter)
 
     async def aclose(self) -> None:
-        """Stop watching; those who still wait are cancelled."""
+        """Stop watching; those who still wait get an error."""
+        self._closed = True
         for waiter in list(self._waiters):
-            waiter.future.cancel()
+            if not waiter.future.done():
+                waiter.future.set_exception(UsageError(_CLOSED))
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

@@ -138,7 +138,7 @@ class Ledger(Servers):
 
     # --- intents ---
 
-    def record_intents(self, intents: Sequence[Intent], check: Check | None = None) -> None:
+    def record_intents(self, intents: Sequence[Intent], check: Check | None = None, *, deployment_id: str = "") -> None:
         """Put the wish for things on disk, all in one commit, before anything is asked of the cloud.
 
         Args:
@@ -147,11 +147,15 @@ class Ledger(Servers):
             check: called with all open intents and all servers that stand, while nobody else can add any; when it raises,
                 nothing is recorded.
 
+            deployment_id: the deployment that the things will be tagged with; another process may have made a new one meanwhile.
+
         Raises:
-            StateError: the deployment's status does not allow it, or an id is known already. Nothing is recorded.
+            StateError: the deployment's status does not allow it, it is another one, an id is known already, or the file was
+                deleted behind our back. Nothing is recorded.
         """
         with self.transaction():
             self._refuse_by_status(intents)
+            self._refuse_other(deployment_id)
             if check is not None:
                 check(self.open_intents(), self.servers())
             self._run_many(
@@ -169,6 +173,19 @@ class Ledger(Servers):
             f"the deployment takes no new things: {said}",
             "wait until it is torn down, then deploy again" if status == "tearing-down" else "deploy first",
         )
+
+    def _refuse_other(self, deployment_id: str) -> None:
+        row = self._one("SELECT id FROM deployment")
+        if deployment_id and row and row[0] != deployment_id:
+            raise self._refusal(
+                f"the deployment {deployment_id} was torn down, and {row[0]} deployed in its place by another process",
+                "repeat; what was learnt of the old one is forgotten",
+            )
+        if not self.path.exists():
+            raise self._refusal(
+                "the file was deleted while it was in use",
+                "make a new provider and deploy: what is in the cloud is found again by its tags",
+            )
 
     def settle(self, outcomes: Sequence[Settled]) -> None:
         """Record what became of intents, and the things that they made, in one commit. Allowed in every status.
@@ -208,6 +225,11 @@ class Ledger(Servers):
             self._add_server(outcome.server)
         if outcome.resource is not None:
             self._add_resource(outcome.resource)
+
+    def newest_intent(self) -> float:
+        """When the newest intent was recorded, in epoch seconds; 0 when there is none."""
+        row = self._one("SELECT max(created) FROM intents")
+        return float(row[0] or 0.0) if row else 0.0
 
     def open_intents(self, kind: str | None = None) -> list[Intent]:
         """The intents whose outcome is not known, oldest first; of one kind only when `kind` is given."""

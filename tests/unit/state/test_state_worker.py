@@ -207,7 +207,9 @@ async def test_an_operation_lock_is_given_back_when_its_holder_is_cancelled(asto
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert store.operation("deploy").try_acquire()
+    again = store.operation("deploy")
+    assert again.try_acquire()
+    again.release()
 
 
 async def test_secrets_are_forgotten_off_the_loop(astore, store):

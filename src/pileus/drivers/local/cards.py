@@ -158,9 +158,12 @@ def hold(card: Card) -> Card:
 def listed(deployment_id: str | None = None, directory: Path | None = None) -> list[Card]:
     """The cards of all our servers, or of one deployment's, oldest first.
 
-    `directory` is looked through only on systems whose kernel does not tell.
+    The marks of another network namespace are not seen from ours, though its processes may be alive; so `directory` is looked
+    through too, for trees that a process holds: a server must not be taken for gone where it is only out of sight.
     """
-    found = _from_kernel(deployment_id) if _KERNEL_LISTS else _from_trees(directory)
+    found = _from_kernel(deployment_id) if _KERNEL_LISTS else []
+    seen = {card.id for card in found}
+    found += [card for card in _from_trees(directory) if card.id not in seen]
     if deployment_id is not None:
         found = [card for card in found if card.tags.get(TAG_DEPLOYMENT) == deployment_id]
     return sorted(found, key=lambda card: (card.created, card.id))

@@ -373,7 +373,16 @@ class Session(asyncssh.SSHServerSession[bytes]):
 
 def _sftp_server(channel: SSHChannel[bytes]) -> asyncssh.SFTPServer:
     """Files as our own user sees them; relative paths start at the working directory, which is the server's home."""
-    return asyncssh.SFTPServer(cast(Channel, channel))
+    return _Files(cast(Channel, channel))
+
+
+class _Files(asyncssh.SFTPServer):
+    """SFTP that ends as a program does: clients such as `scp` fail when there is no exit status."""
+
+    def exit(self) -> None:
+        """Nothing more is asked for."""
+        if not self.channel.is_closing():
+            self.channel.exit(0)
 
 
 _CHARACTERS = {
