@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import resource
 import subprocess
@@ -49,7 +50,8 @@ async def spawn_all(count: int, boot_s: float) -> dict[str, float]:
 
 
 def _memory_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 
 def in_a_process_of_its_own(count: int, boot_s: float = BOOT_S) -> dict[str, float]:

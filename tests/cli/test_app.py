@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -219,6 +220,9 @@ loop.drive(work, Progress(live=False))
     assert process.stdout.readline() == b"working\n"
     process.send_signal(signal.SIGINT)
     assert process.stdout.readline() == b"cleaning up\n"
+    process.send_signal(signal.SIGTERM)  # at once: as `timeout` does, which signals a process and then its group
+    time.sleep(0.7)
+    assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130

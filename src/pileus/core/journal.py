@@ -149,25 +149,18 @@ class Journal:
         intents = [replace(intent, session=session) for intent in intents]
         limit = self.config.max_servers
 
-        def check(open_intents: Sequence[Intent], servers: Sequence[ServerRow]) -> None:
-            pending = [intent.payload for intent in open_intents if intent.kind == "server"]
-            intended = quota_policy.Need(
-                cores=sum(payload.get("cores", 0) for payload in pending),
-                ram_mb=sum(payload.get("ram", 0) for payload in pending),
-                instances=len(pending),
-                volume_gb=sum(payload.get("disk", 0) for payload in pending),
-            )
-            quota_policy.check(quota, intended, wanted)
-            quota_policy.check_max_servers(limit, len(servers) + len(pending), wanted.instances)
+        def guard(store: Store) -> None:
+            count, cores, ram_mb, volume_gb = store.pending_servers()
+            quota_policy.check(quota, quota_policy.Need(cores, ram_mb, count, volume_gb), wanted)
+            if limit:
+                quota_policy.check_max_servers(limit, store.count_servers() + count, wanted.instances)
 
-        await self._record(intents, check)
+        await self._record(intents, guard)
 
-    async def _record(
-        self, intents: Sequence[Intent], check: Callable[[Sequence[Intent], Sequence[ServerRow]], None] | None = None
-    ) -> None:
+    async def _record(self, intents: Sequence[Intent], guard: Callable[[Store], None] | None = None) -> None:
         deployment_id = self.deployment.id
         try:
-            await self.store.write(lambda s: s.record_intents(intents, check, deployment_id=deployment_id))
+            await self.store.write(lambda s: s.record_intents(intents, guard=guard, deployment_id=deployment_id))
         except StateError:
             await self.refresh()
             raise

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pileus import boot
@@ -30,6 +30,8 @@ from pileus.state import ServerRow, Store
 if TYPE_CHECKING:
     from pileus.core.core import Core
     from pileus.remote import Endpoint, Remote
+
+log = logging.getLogger("pileus.link")
 
 BOOT_WITHIN_S = 1200.0
 CONNECT_WITHIN_S = 30.0
@@ -52,6 +54,7 @@ class Link:
         self._lock = asyncio.Lock()
         self._remote: Remote | None = None
         self._ready = False
+        self._rotating: asyncio.Task[None] | None = None
 
     @property
     def connected(self) -> bool:
@@ -99,6 +102,10 @@ class Link:
 
     async def aclose(self) -> None:
         """Close its connections."""
+        rotating, self._rotating = self._rotating, None
+        if rotating is not None and not rotating.done():
+            await asyncio.wait((rotating,), timeout=5.0)
+            rotating.cancel()
         remote, self._remote, self._ready = self._remote, None, False
         if remote is not None:
             await remote.aclose()
@@ -168,28 +175,56 @@ class Link:
                 **named,
             ) from problem
         left = max(1.0, timeout - (self._core.clock.monotonic() - started))
+        recorded = asyncio.Event()
+        self._rotating = asyncio.ensure_future(self._rotate(remote, row, left, recorded, final=final))
+        recording = asyncio.ensure_future(recorded.wait())
+        try:
+            await asyncio.wait((self._rotating, recording), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            self._rotating.cancel()
+            raise
+        finally:
+            recording.cancel()
+        if self._rotating.done():
+            self._rotating.result()
+        else:
+            # The server is ready; putting its new key in force takes a moment more, in which both are trusted.
+            self._rotating.add_done_callback(self._rotated)
+
+    async def _rotate(
+        self, remote: Remote, row: ServerRow, timeout_s: float, recorded: asyncio.Event, *, final: bool
+    ) -> None:
+        """Wait for the end of the boot, have the server make itself a host key, record it, and put it in force."""
         said = ""
+        done: dict[str, Any] = {"status": "ready"} if final else {}
 
         async def answer(line: str) -> str:
             nonlocal said
             said = line.strip()
             if not said.startswith("ssh-"):
                 return "stop"
-            await self._record(row, host_keys=(*row.host_keys, said))
+            await self._record(row, host_keys=(*row.host_keys, said), **done)
+            remote.trust((*row.host_keys, said))
+            recorded.set()
             return "switch"
 
-        ended = await remote.converse(self._rotation(left), answer, check=False, timeout=left + 60.0)
+        ended = await remote.converse(self._rotation(timeout_s), answer, check=False, timeout=timeout_s + 60.0)
         if not ended.ok and not said.startswith("ssh-"):
-            await self._boot_failed(row, ended.stdout + ended.stderr, left)
+            await self._boot_failed(row, ended.stdout + ended.stderr, timeout_s)
         if not ended.ok:
-            raise ServerFailedError(f"server {row.name} did not take its new host key: {ended.stderr}", **named)
-        done: dict[str, Any] = {"status": "ready"} if final else {}
-        columns: dict[str, Any] = {"host_keys": (said,), "boot_key": False, **done}
-        self._take(replace(self._row(), **columns))
+            raise ServerFailedError(
+                f"server {row.name} did not take its new host key: {ended.stderr}",
+                server_id=row.id,
+                server_name=row.name,
+            )
+        await self._record(row, host_keys=(said,), boot_key=False)
         remote.trust((said,))
-        # Not waited for: until it is on disk both keys are trusted, and whoever comes then finishes the change once more.
-        self._core.start(self._record(row, **columns))
-        await asyncio.sleep(0)  # it is in the state's queue now: whoever reads from here on sees it
+
+    def _rotated(self, rotating: asyncio.Task[None]) -> None:
+        """Where the new key could not be put in force, whoever needs the server next tries again, and hears why not."""
+        if rotating.cancelled() or rotating.exception() is not None:
+            self._ready = False
+            log.info("the host key of %s is not changed yet: %s", self._row().name, rotating)
 
     async def _reach(self, remote: Remote, row: ServerRow, timeout: float) -> None:
         """Connect; when that takes a while, see that the server still is one: a dead one is not waited for."""

@@ -138,7 +138,14 @@ class Ledger(Servers):
 
     # --- intents ---
 
-    def record_intents(self, intents: Sequence[Intent], check: Check | None = None, *, deployment_id: str = "") -> None:
+    def record_intents(
+        self,
+        intents: Sequence[Intent],
+        check: Check | None = None,
+        *,
+        guard: Callable[[Any], None] | None = None,
+        deployment_id: str = "",
+    ) -> None:
         """Put the wish for things on disk, all in one commit, before anything is asked of the cloud.
 
         Args:
@@ -147,6 +154,7 @@ class Ledger(Servers):
             check: called with all open intents and all servers that stand, while nobody else can add any; when it raises,
                 nothing is recorded.
 
+            guard: the same, given this store to ask what it needs; cheaper where there are thousands of either.
             deployment_id: the deployment that the things will be tagged with; another process may have made a new one meanwhile.
 
         Raises:
@@ -156,6 +164,8 @@ class Ledger(Servers):
         with self.transaction():
             self._refuse_by_status(intents)
             self._refuse_other(deployment_id)
+            if guard is not None:
+                guard(self)
             if check is not None:
                 check(self.open_intents(), self.servers())
             self._run_many(
@@ -225,6 +235,19 @@ class Ledger(Servers):
             self._add_server(outcome.server)
         if outcome.resource is not None:
             self._add_resource(outcome.resource)
+
+    def pending_servers(self) -> tuple[int, int, int, int]:
+        """What open intents for servers will take: their number, cores, MB of RAM, GB of volumes."""
+        row = self._one(
+            "SELECT count(*), total(json_extract(payload, '$.cores')), total(json_extract(payload, '$.ram')),"
+            " total(json_extract(payload, '$.disk')) FROM intents WHERE status = 'open' AND kind = 'server'"
+        )
+        count, cores, ram, disk = row or (0, 0, 0, 0)
+        return int(count), int(cores), int(ram), int(disk)
+
+    def count_servers(self) -> int:
+        """How many servers stand."""
+        return int(self._all("SELECT count(*) FROM servers WHERE status <> 'destroyed'")[0][0])
 
     def newest_intent(self) -> float:
         """When the newest intent was recorded, in epoch seconds; 0 when there is none."""
