@@ -1,4 +1,7 @@
 import contextlib
+import os
+import pwd
+from pathlib import Path
 
 import psutil
 import pytest
@@ -7,7 +10,23 @@ from pileus.remote import Remote
 
 from .places import SSHD, Place, until
 
-NO_SSHD = pytest.mark.skipif(SSHD is None, reason="OpenSSH's sshd is not installed on this machine")
+
+def login_shell() -> str:
+    """Our own, which sshd starts for every command; a user who is not on record has none."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_shell
+    except KeyError:
+        return ""
+
+
+WHY_NOT = (
+    "OpenSSH's sshd is not installed on this machine"
+    if SSHD is None
+    else "this user's login shell lets nobody in, and sshd can run nothing"
+    if Path(login_shell() or "nologin").name in ("nologin", "false")
+    else ""
+)
+NO_SSHD = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 BOTH = [pytest.param("openssh", marks=NO_SSHD), "asyncssh"]
 
 
@@ -50,8 +69,8 @@ def new_place(request, tmp_path):
 @pytest.fixture
 def sshd(tmp_path):
     """An OpenSSH server of the test's own, not yet started."""
-    if SSHD is None:
-        pytest.skip("OpenSSH's sshd is not installed on this machine")
+    if WHY_NOT:
+        pytest.skip(WHY_NOT)
     place = Place("openssh", tmp_path)
     yield place.prepare()
     place.stop()

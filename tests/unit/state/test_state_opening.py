@@ -368,7 +368,7 @@ def test_a_read_only_file_system_is_an_error_that_says_so(tmp_path):
         """
         make_store(path).close()
         (root / "lab.db.sessions").unlink()
-        subprocess.run(["mount", "-o", "remount,ro", root], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,ro", root], check=True)
         for name in ("lab.db", "new.db"):
             try:
                 open_store(root / name)
