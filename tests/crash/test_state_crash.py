@@ -145,9 +145,10 @@ def test_whatever_was_confirmed_is_there_after_a_kill_at_any_moment(path, start)
         assert heard.endswith("\n"), f"process {number} ended by itself, status {process.wait()}"
         time.sleep(dice.random() * 0.01)
         process.send_signal(signal.SIGKILL)
-        for line in (heard + process.stdout.read()).split("\n"):
-            if line.count(" ") == 1:
-                confirmed[line.split()[0]].add(line.split()[1])
+        # What comes after the last newline was cut off by the kill: half a word, or half of another server's name.
+        for line in (heard + process.stdout.read()).split("\n")[:-1]:
+            what, key = line.split()
+            confirmed[what].add(key)
         process.wait()
         with Store.open(path, provider="simulator", resource_name="lab") as store:
             rows = {row.id: row for row in store.servers(include_destroyed=True)}
